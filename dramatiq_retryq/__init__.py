@@ -1,0 +1,22 @@
+"""Retries, attempts and dead letters for Dramatiq actors, with brokers that need no server."""
+
+from .broker import MemoryBroker
+from .dead_letters import DeadLetters
+from .embedded import run_worker
+from .errors import GiveUp, Snooze
+from .middleware import RetryQueue, current_attempt
+from .policy import Backoff
+from .records import Attempt, DeadLetter
+
+__all__ = [
+    "Attempt",
+    "Backoff",
+    "DeadLetter",
+    "DeadLetters",
+    "GiveUp",
+    "MemoryBroker",
+    "RetryQueue",
+    "Snooze",
+    "current_attempt",
+    "run_worker",
+]

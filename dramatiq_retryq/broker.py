@@ -1,0 +1,749 @@
+"""The brokers and their consumer: Dramatiq's interface over a :class:`~dramatiq_retryq.store.Store`.
+
+The store keeps the order of time, and only what is due is handed out. So these brokers declare no delay queues, and
+a message that waits does so in the store and not in a worker's memory.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import math
+import multiprocessing
+import os
+import queue
+import socket
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from dramatiq import Broker, Consumer, Message, MessageProxy, QueueJoinTimeout, QueueNotFound
+from dramatiq.common import q_name
+from dramatiq.middleware import Middleware, MiddlewareError, Retries, default_middleware
+
+from ._dramatiq import exception_of, plain_message
+from .clock import Clock, SystemClock, milliseconds
+from .dead_letters import LETTER_OPTION, DeadLetters, compose
+from .errors import ClaimLost, ConfigError, EncodeError, LetterNotFound, MessageDied
+from .memory_store import MemoryStore
+from .middleware import RetryQueue
+from .records import Claim, DeadLetter, ErrorInfo, QueueCounts, Whereabouts
+from .store import Store
+
+__all__ = ["MemoryBroker", "StoreBroker"]
+
+_Hook = tuple[Middleware, Callable[..., None]]
+
+
+class StoreBroker(Broker):
+    """What the brokers of this package have in common: all of Dramatiq's ``Broker``, over a store.
+
+    Args:
+        store: where the messages lie.
+        middleware: as for every Dramatiq broker; by default Dramatiq's own, with ``RetryQueue()`` in the place of
+            ``Retries``.
+        clock: where the time comes from.
+        fail_fast_default: what :meth:`join` does about dead messages unless it is told.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        middleware: list[Middleware] | None = None,
+        *,
+        clock: Clock | None = None,
+        fail_fast_default: bool = True,
+    ) -> None:
+        self.store = store
+        self.clock: Clock = clock if clock is not None else SystemClock()
+        self.fail_fast_default = fail_fast_default
+        self._lines: dict[str, _Line] = {}
+        self._hooks: tuple[list[Middleware], dict[str, list[_Hook]]] = ([], {})
+        if middleware is None:
+            middleware = [RetryQueue() if cls is Retries else cls() for cls in default_middleware]
+        super().__init__(middleware)
+        self.queues: dict[str, QueueView] = {}
+        self._dead_letters = DeadLetters(store, self.clock, self._wake)
+
+    # -- Signals -------------------------------------------------------------------------------------------------
+
+    def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
+        signal = "before_" + signal
+        for middleware, hook in self._hooks_of(signal):
+            try:
+                hook(self, *args, **kwargs)
+            except MiddlewareError:
+                raise
+            except Exception:
+                self.logger.critical("Unexpected failure in %s of %r.", signal, middleware, exc_info=True)
+
+    def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
+        signal = "after_" + signal
+        for middleware, hook in self._hooks_of(signal):
+            try:
+                hook(self, *args, **kwargs)
+            except Exception:
+                self.logger.critical("Unexpected failure in %s of %r.", signal, middleware, exc_info=True)
+
+    def _hooks_of(self, signal: str) -> list[_Hook]:
+        """The hooks for this signal that somebody wrote, in the order in which they are called.
+
+        More than half of what a message costs in Dramatiq are calls of hooks that nobody overrides. Which ones are
+        overridden is found out once, and anew whenever the list of middleware is no longer the one that was looked at.
+        """
+        known, hooks = self._hooks
+        # Compares element by element, by identity first: 0.1 µs, and sees every way to change a list.
+        if known != self.middleware:
+            hooks = {}
+            self._hooks = (list(self.middleware), hooks)
+        found = hooks.get(signal)
+        if found is None:
+            empty = getattr(Middleware, signal, None)
+            found = [
+                (middleware, getattr(middleware, signal))
+                for middleware in self.middleware
+                if getattr(type(middleware), signal, None) is not empty or signal in vars(middleware)
+            ]
+            if signal.startswith("after_"):
+                found.reverse()
+            hooks[signal] = found
+        return found
+
+    def add_middleware(
+        self,
+        middleware: Middleware,
+        *,
+        before: type[Middleware] | None = None,
+        after: type[Middleware] | None = None,
+    ) -> None:
+        """Add a middleware; see Dramatiq. ``Retries`` and ``RetryQueue`` exclude each other: the latter stays.
+
+        Raises:
+            ConfigError: a second ``RetryQueue``.
+        """
+        if isinstance(middleware, RetryQueue) and any(isinstance(m, RetryQueue) for m in self.middleware):
+            raise ConfigError(
+                f"{type(self).__name__} has a RetryQueue already, and each would retry every message: pass yours "
+                "in the list middleware=[…], or give the options that differ to @dramatiq.actor"
+            )
+        super().add_middleware(middleware, before=before, after=after)
+        for retry_queue in self.middleware:
+            if isinstance(retry_queue, RetryQueue):
+                retry_queue.take_place(self)
+                break
+
+    # -- Queues --------------------------------------------------------------------------------------------------
+
+    def declare_queue(self, queue_name: str) -> None:
+        """Declare a queue. Has no effect if it is declared already."""
+        queue_name = q_name(queue_name)
+        if queue_name not in self.queues:
+            self.emit_before("declare_queue", queue_name)
+            self._lines[queue_name] = _Line()
+            self.queues[queue_name] = QueueView(self, queue_name)
+            self.emit_after("declare_queue", queue_name)
+
+    def _declared(self, queue_name: str) -> str:
+        if queue_name in self.queues:
+            return queue_name
+        canonical = q_name(queue_name)  # a message from another broker may name its delay queue
+        if canonical not in self.queues:
+            raise QueueNotFound(queue_name)  # type: ignore[no-untyped-call]
+        return canonical
+
+    def enqueue(self, message: Message[Any], *, delay: Any = None) -> Message[Any]:
+        """Store a message.
+
+        Args:
+            message: one with ``options["eta"]`` (ms since the epoch) is due at that instant.
+            delay: the least time until it is due, in ms or as a timedelta; what is negative is due now.
+
+        Returns:
+            The message; a copy with ``options["eta"]`` if it has to wait.
+
+        Raises:
+            QueueNotFound: its queue was not declared.
+            QueueFull: the broker holds ``max_messages`` already.
+            EncodeError: it cannot be encoded.
+            ConfigError: ``delay`` is no duration.
+        """
+        queue_name = self._declared(message.queue_name)
+        if delay is None and "eta" not in message.options and queue_name == message.queue_name:
+            self.emit_before("enqueue", message, delay)
+            data = _encode(message)
+            now = due_at = self.clock.now()
+        else:
+            message, delay, due_at = self._delayed(message, queue_name, delay)
+            self.emit_before("enqueue", message, delay)
+            data = _encode_without_eta(message)
+            now = self.clock.now()
+        self.store.put(queue_name, data, due_at=due_at, now=now, exempt=LETTER_OPTION in message.options)
+        line = self._lines[queue_name]
+        if line.sleepers:
+            if due_at <= now:
+                line.wake_one()
+            else:
+                line.wake_before(due_at)
+        self.emit_after("enqueue", message, delay)
+        return message
+
+    def _delayed(self, message: Message[Any], queue_name: str, delay: Any) -> tuple[Message[Any], int | None, int]:
+        """A copy of the message with the instant at which it is due, the delay in ms, and that instant."""
+        if delay is not None:
+            if isinstance(delay, (int, float)) and not isinstance(delay, bool) and delay < 0:
+                delay = 0
+            delay = milliseconds(delay, f"message to actor {message.actor_name!r}: delay")
+            due_at = self.clock.due_in(delay)
+        else:
+            eta = message.options.get("eta")
+            # What is no instant is due now, as in Dramatiq's worker.
+            due_at = int(eta) if isinstance(eta, (int, float)) else self.clock.now()
+        copy = plain_message(message).copy(queue_name=queue_name, options={"eta": due_at})
+        return copy, delay, due_at
+
+    def reschedule(self, message: MessageProxy, *, delay: int) -> None:
+        """Move a message that a worker holds back to waiting, as it is now, in one move.
+
+        To other middleware it looks like an enqueue with that delay. The worker's ack that follows does nothing.
+
+        Args:
+            message: as the consumer gave it.
+            delay: milliseconds until it is due.
+
+        Raises:
+            ClaimLost: the message is no longer held.
+            EncodeError: it cannot be encoded.
+        """
+        claimed: ClaimedMessage = message  # type: ignore[assignment]
+        claim = claimed.claim
+        due_at = self.clock.due_in(delay)
+        # The arguments as they were sent: an actor may have changed the list that it was given.
+        copy = Message.decode(claim.data)
+        copy = copy.copy(queue_name=claim.queue_name, options={**message.options, "eta": due_at})
+        self.emit_before("enqueue", copy, delay)
+        self.store.reschedule(claim, data=_encode_without_eta(copy), due_at=due_at, now=self.clock.now())
+        claimed.settled = True
+        self._wake(claim.queue_name, due_at)
+        self.emit_after("enqueue", copy, delay)
+
+    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 30_000) -> Consumer:
+        """A consumer of one queue.
+
+        Args:
+            queue_name: a declared queue.
+            prefetch: how many messages it holds at the most, those being worked on included.
+            timeout: how long it idles before it returns ``None``, in ms.
+
+        Raises:
+            QueueNotFound: the queue was not declared.
+        """
+        queue_name = self._declared(queue_name)
+        return _StoreConsumer(self, queue_name, self._lines[queue_name], prefetch, timeout)
+
+    def flush(self, queue_name: str) -> None:
+        """Drop what waits in a queue. What is being worked on and what is dead stays."""
+        queue_name = self._declared(queue_name)
+        self.store.flush(queue_name)
+        self._lines[queue_name].notify_joiners()
+
+    def flush_all(self) -> None:
+        """Drop what waits in any queue, and every dead letter."""
+        for queue_name in self.queues:
+            self.flush(queue_name)
+        self.dead_letters.discard_all()
+
+    def join(self, queue_name: str, *, timeout: int | None = None, fail_fast: bool | None = None) -> None:
+        """Wait until nothing of a queue waits or is being worked on; for tests.
+
+        Args:
+            queue_name: a declared queue.
+            timeout: how long to wait at the most, in ms.
+            fail_fast: raise the error of the first message of this queue that lies dead, once the queue is empty;
+                ``fail_fast_default`` if not given.
+
+        Raises:
+            QueueNotFound: the queue was not declared.
+            QueueJoinTimeout: the time is over.
+        """
+        queue_name = self._declared(queue_name)
+        line = self._lines[queue_name]
+        seconds = timeout / 1000 if timeout else None
+        if not line.wait_until(lambda: self.store.unfinished(queue_name) == 0, seconds):
+            raise QueueJoinTimeout(f"timed out after {seconds:.02f} seconds")  # type: ignore[no-untyped-call]
+        if self.fail_fast_default if fail_fast is None else fail_fast:
+            self._raise_first_death(queue_name, line)
+
+    def _raise_first_death(self, queue_name: str, line: _Line) -> None:
+        if line.first_death is not None:
+            letter_id, exception = line.first_death
+            try:
+                self.dead_letters.get(letter_id)
+            except LetterNotFound:
+                line.first_death = None
+            else:
+                raise exception from None
+        letters = self.dead_letters.list(queue=queue_name)
+        if letters:
+            letter = letters[-1]
+            raise MessageDied(f"message {letter.message_id} of actor {letter.actor_name} died: {letter.reason}")
+
+    # -- Looking -------------------------------------------------------------------------------------------------
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """The dead letters: see, replay and discard them."""
+        return self._dead_letters
+
+    def lookup(self, message_id: str) -> Whereabouts:
+        """Where a message is now. Looks at everything there is: for people, not for a hot path."""
+        found = self.store.find(message_id)
+        if found is None:
+            return Whereabouts(message_id=message_id, state="unknown")
+        message = Message.decode(found.data)
+        retries = message.options.get("retries", 0)
+        if isinstance(found, DeadLetter):
+            return Whereabouts(
+                message_id=message_id,
+                state="dead",
+                queue_name=found.queue_name,
+                actor_name=found.actor_name,
+                retries=retries,
+                reason=found.reason,
+                letter_id=found.id,
+            )
+        return Whereabouts(
+            message_id=message_id,
+            state=found.state,
+            queue_name=found.queue_name,
+            actor_name=message.actor_name,
+            retries=retries,
+            due_at=found.due_at,
+            claimed_at=found.claimed_at,
+            claimed_by=found.owner,
+        )
+
+    def counts(self) -> dict[str, QueueCounts]:
+        """By queue: how many messages are due, wait for later, are being worked on, are dead; the oldest due instant."""
+        counts = self.store.counts(now=self.clock.now())
+        return {name: counts.get(name, QueueCounts()) for name in dict.fromkeys([*self.queues, *counts])}
+
+    def check(self) -> list[str]:
+        """Verify every invariant of the store; a sentence for each that is broken."""
+        return self.store.check()
+
+    def close(self) -> None:
+        """Wake whoever waits, and let go of the store."""
+        for line in self._lines.values():
+            line.wake_all()
+        self.store.close()
+
+    # -- For the consumers ---------------------------------------------------------------------------------------
+
+    def _wake(self, queue_name: str, due_at: int) -> None:
+        line = self._lines.get(queue_name)
+        if line is not None and line.sleepers:
+            line.wake_before(due_at)
+
+    def _bury(self, claim: Claim, letter: DeadLetter, exception: BaseException | None) -> None:
+        line = self._lines[claim.queue_name]
+        dropped = self.store.bury(claim, letter)
+        if exception is not None and line.first_death is None:
+            line.first_death = (letter.id, exception)
+        if dropped:
+            self._log_dropped(dropped)
+
+    def _log_dropped(self, dropped: int) -> None:
+        self.logger.warning(
+            "The oldest dead letters (%d) were dropped: there is no room for more. Replay or discard some.", dropped
+        )
+
+    def _bury_undecodable(self, claim: Claim, error: BaseException) -> None:
+        letter = DeadLetter(
+            id=str(claim.id),
+            reason="undecodable",
+            queue_name=claim.queue_name,
+            actor_name=None,
+            died_at=self.clock.now(),
+            # The class only: a decoder's error quotes the payload.
+            error=ErrorInfo(type=type(error).__name__, message="the payload is no message"),
+            data=claim.data,
+        )
+        self._bury(claim, letter, error)
+        for middleware in self.middleware:
+            if isinstance(middleware, RetryQueue):
+                middleware.deliver(self, letter, {})
+                middleware.report(letter)
+                break
+        else:
+            self.logger.error(
+                "Entry %d of queue %r cannot be decoded; it is a dead letter now.", claim.id, claim.queue_name
+            )
+
+
+class MemoryBroker(StoreBroker):
+    """A broker within one process: what is in it is gone when the process is.
+
+    Args:
+        middleware: as for every Dramatiq broker; by default Dramatiq's own, with ``RetryQueue()`` in the place of
+            ``Retries``.
+        max_messages: how many messages may wait or be worked on; ``send()`` raises ``QueueFull`` beyond. Retries and
+            dead letters are exempt, since their place is taken already.
+        max_dead_letters: how many dead letters are kept; the oldest is dropped beyond, with a warning.
+        clock: where the time comes from.
+        fail_fast_default: what :meth:`join` does about dead messages unless it is told.
+    """
+
+    def __init__(
+        self,
+        middleware: list[Middleware] | None = None,
+        *,
+        max_messages: int | None = None,
+        max_dead_letters: int | None = 10_000,
+        clock: Clock | None = None,
+        fail_fast_default: bool = True,
+    ) -> None:
+        for name, value in (("max_messages", max_messages), ("max_dead_letters", max_dead_letters)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ConfigError(f"MemoryBroker: {name} is {value!r}: give a whole number of 1 or more, or None")
+        self._memory = MemoryStore(max_messages=max_messages, max_dead_letters=max_dead_letters)
+        self._consumed = False
+        super().__init__(self._memory, middleware, clock=clock, fail_fast_default=fail_fast_default)
+        _memory_brokers.add(self)
+
+    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 30_000) -> Consumer:
+        consumer = super().consume(queue_name, prefetch, timeout)
+        self._consumed = True
+        return consumer
+
+    def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
+        if signal == "process_boot":
+            self._warn_of_several_processes()
+        super().emit_after(signal, *args, **kwargs)
+
+    def _warn_of_several_processes(self) -> None:
+        # The dramatiq command's workers are its first children; the second one speaks for all.
+        if multiprocessing.current_process().name == "Process-2":
+            self.logger.warning(
+                "A MemoryBroker runs in several worker processes. Each has messages of its own, and none sees what another "
+                "process sends: run the command with --processes 1 and send from within it, embed the worker with "
+                "run_worker(), or use SQLiteBroker."
+            )
+
+    def _warn_of_loss(self) -> None:
+        left = sum(count.waiting for count in self.counts().values())
+        if left and not self._consumed:
+            self.logger.warning(
+                "This process ends with %d messages in a MemoryBroker that no worker ever consumed: they are lost. Run a worker "
+                "in this process with run_worker(), or use SQLiteBroker, whose messages other processes see.",
+                left,
+            )
+
+    def _after_fork(self) -> None:
+        # The messages are the parent's, which still has them; run here too they would be doubled.
+        self._memory.clear()
+        self._consumed = False
+        for name in self._lines:
+            self._lines[name] = _Line()
+
+
+_memory_brokers: weakref.WeakSet[MemoryBroker] = weakref.WeakSet()
+
+
+def _each_memory_broker(act: Callable[[MemoryBroker], None]) -> None:
+    for broker in list(_memory_brokers):
+        act(broker)
+
+
+atexit.register(_each_memory_broker, MemoryBroker._warn_of_loss)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=functools.partial(_each_memory_broker, MemoryBroker._after_fork))
+
+
+class ClaimedMessage(MessageProxy):
+    """A message and the claim under which a worker has it."""
+
+    def __init__(self, message: Message[Any], claim: Claim, consumer: _StoreConsumer) -> None:
+        super().__init__(message)
+        self.claim = claim
+        self.consumer = consumer
+        #: Whether the claim came to its end before the worker acked.
+        self.settled = False
+        # Copied, since the fallback through __getattr__ takes longer than all that is read costs to copy.
+        self.options = message.options
+        self.actor_name = message.actor_name
+        self.queue_name = message.queue_name
+        self.message_id = message.message_id
+
+    # Dramatiq 2.0 puts bare messages into its priority queue and compares them; those with the same priority
+    # keep the order in which they were handed out.
+    def __lt__(self, other: object) -> bool:
+        return isinstance(other, ClaimedMessage) and self.claim.token < other.claim.token
+
+
+class _StoreConsumer(Consumer):
+    """Hands out what is due, within a window, and sleeps until something is.
+
+    The window is refilled when a quarter of it is free and not for each message that is done: waking this thread costs
+    more than the message itself.
+    """
+
+    def __init__(self, broker: StoreBroker, queue_name: str, line: _Line, prefetch: int, timeout: int) -> None:
+        self.broker = broker
+        self.store = broker.store
+        self.clock = broker.clock
+        self.queue_name = queue_name
+        self.line = line
+        self.prefetch = max(1, prefetch)
+        self.timeout = timeout
+        self.owner = f"{socket.gethostname()}:{os.getpid()}"
+        #: Claimed, and not yet handed to the worker.
+        self.buffer: deque[Claim] = deque()
+        #: Handed to the worker and not yet settled, by token. Worker threads take out what this thread put in, which
+        #: needs no lock, since each step on a dict is atomic.
+        self.outstanding: dict[int, Claim] = {}
+        #: The window is refilled when so many or fewer are outstanding.
+        self.low = self.prefetch - max(1, self.prefetch // 4)
+        self.bell = _Bell()
+        #: Until when (ms) this consumer sleeps if its bell is not rung.
+        self.wakes_at = math.inf
+        self.wants_room = False
+
+    def __next__(self) -> MessageProxy | None:
+        while self.buffer or self._refill():
+            claim = self.buffer.popleft()
+            try:
+                message = Message.decode(claim.data)
+            except Exception as error:
+                self.broker._bury_undecodable(claim, error)
+                continue
+            if "eta" in message.options:
+                del message.options["eta"]  # it is due; the worker, seeing one, would park the message
+            if message.queue_name != self.queue_name:
+                message = message.copy(queue_name=self.queue_name)
+            self.outstanding[claim.token] = claim
+            return ClaimedMessage(message, claim, self)
+        return None
+
+    def _refill(self) -> bool:
+        """Claim what is due; if nothing is, wait for it once. ``False`` if there still is nothing."""
+        if self._claim():
+            return True
+        sleepers = self.line.sleepers
+        self.wakes_at = math.inf
+        self.wants_room = True
+        sleepers.append(self)
+        try:
+            # Again, now that others know of this sleeper: something may have come in between.
+            if self._claim():
+                return True
+            seconds = self.timeout / 1000
+            if len(self.outstanding) <= self.low:
+                next_due = self.store.next_due(self.queue_name)
+                if next_due is not None:
+                    self.wakes_at = next_due
+                    seconds = min(seconds, max(0, next_due - self.clock.now()) / 1000)
+            else:
+                sleepers.remove(self)  # nothing to be woken for but room in its own window
+            self.bell.wait(seconds)
+        finally:
+            self.wants_room = False
+            if self in sleepers:
+                sleepers.remove(self)
+        return self._claim()
+
+    def _claim(self) -> bool:
+        outstanding = len(self.outstanding)
+        if outstanding > self.low:
+            return False
+        room = self.prefetch - outstanding
+        claims = self.store.claim(self.queue_name, now=self.clock.now(), limit=room, owner=self.owner)
+        if len(claims) == room and self.line.sleepers:
+            self.line.wake_another(self)  # there may be more than this consumer could take
+        self.buffer.extend(claims)
+        return bool(claims)
+
+    def ack(self, message: MessageProxy) -> None:
+        claimed: ClaimedMessage = message  # type: ignore[assignment]
+        if not claimed.settled:
+            try:
+                self.store.finish(claimed.claim)
+            except ClaimLost as lost:
+                self.broker.logger.warning("Message %s was done, but %s.", message.message_id, lost)
+            claimed.settled = True
+        claimed.consumer.done(claimed.claim)
+
+    def nack(self, message: MessageProxy) -> None:
+        claimed: ClaimedMessage = message  # type: ignore[assignment]
+        claim = claimed.claim
+        if not claimed.settled:
+            letter = message.__dict__.get("dead_letter")
+            if letter is None:  # there is no RetryQueue that would have composed it
+                letter = compose(message, now=self.clock.now(), letter_id=str(claim.id), data=claim.data)
+            try:
+                self.broker._bury(claim, letter, exception_of(message))
+            except ClaimLost as lost:
+                self.broker.logger.warning("Message %s failed, but %s.", message.message_id, lost)
+            claimed.settled = True
+        claimed.consumer.done(claim)
+
+    def done(self, claim: Claim) -> None:
+        """A worker has settled this claim: there is room for one more."""
+        self.outstanding.pop(claim.token, None)
+        if self.wants_room and len(self.outstanding) <= self.low:
+            self.bell.ring()
+        line = self.line
+        if line.joiners and self.store.unfinished(self.queue_name) == 0:
+            line.notify_joiners()
+
+    def requeue(self, messages: Iterable[MessageProxy]) -> None:
+        claims = [claim for claim in (message.__dict__.get("claim") for message in messages) if claim is not None]
+        self._release(claims)
+
+    def close(self) -> None:
+        """Give back what was claimed and not handed out. What a worker still runs stays claimed."""
+        self._release(list(self.buffer))
+        self.buffer.clear()
+
+    def _release(self, claims: list[Claim]) -> None:
+        self.store.release(claims, now=self.clock.now())
+        for claim in claims:
+            self.outstanding.pop(claim.token, None)
+        # Also where nothing was released: a wake-up meant for another may have reached this one.
+        self.line.wake_another(self)
+
+
+class _Line:
+    """Who waits for what in one queue."""
+
+    __slots__ = ("_condition", "first_death", "joiners", "sleepers")
+
+    def __init__(self) -> None:
+        self.sleepers: list[_StoreConsumer] = []
+        self.joiners = 0
+        #: The letter and the exception of the first death that join() has to raise.
+        self.first_death: tuple[str, BaseException] | None = None
+        self._condition = threading.Condition()
+
+    def wake_one(self) -> None:
+        """Something is due now."""
+        for sleeper in list(self.sleepers):
+            if sleeper.bell.ring():
+                return
+
+    def wake_another(self, consumer: _StoreConsumer) -> None:
+        """Something may be due that ``consumer`` cannot take."""
+        for sleeper in list(self.sleepers):
+            if sleeper is not consumer and sleeper.bell.ring():
+                return
+
+    def wake_before(self, due_at: int) -> None:
+        """Something is due at ``due_at``: whoever means to sleep longer must think again."""
+        for sleeper in list(self.sleepers):
+            if sleeper.wakes_at > due_at:
+                sleeper.bell.ring()
+
+    def wake_all(self) -> None:
+        for sleeper in list(self.sleepers):
+            sleeper.bell.ring()
+
+    def wait_until(self, is_so: Callable[[], bool], seconds: float | None) -> bool:
+        """Wait for a condition on which :meth:`notify_joiners` is called; ``False`` if the time is over first."""
+        with self._condition:
+            self.joiners += 1
+            try:
+                # Not a deadline of our own: time.monotonic() stands still under freezegun, threading's does not.
+                return self._condition.wait_for(is_so, seconds)
+            finally:
+                self.joiners -= 1
+
+    def notify_joiners(self) -> None:
+        with self._condition:
+            self._condition.notify_all()
+
+
+class _Bell:
+    """Wakes one thread; rung while nobody waits, it wakes the next one that does."""
+
+    __slots__ = ("_silent",)
+
+    def __init__(self) -> None:
+        # A bare lock: an Event or Condition makes a new one for every wait, and with 200 idle queues that is seen.
+        self._silent = threading.Lock()
+        self._silent.acquire()
+
+    def ring(self) -> bool:
+        """Wake the waiter. ``False`` if the bell was rung already."""
+        try:
+            self._silent.release()
+        except RuntimeError:
+            return False
+        return True
+
+    def wait(self, seconds: float) -> None:
+        self._silent.acquire(timeout=seconds)
+
+
+class QueueView:
+    """One queue of a broker as ``broker.queues[name]``, with what tests read of StubBroker's queues.
+
+    Counts are of this instant; what waits for later is counted too.
+    """
+
+    def __init__(self, broker: StoreBroker, name: str) -> None:
+        self._broker = broker
+        self._name = name
+
+    def __repr__(self) -> str:
+        return f"<queue {self._name!r}: {self.qsize()} waiting>"
+
+    def qsize(self) -> int:
+        """How many messages wait, due or not."""
+        counts = self._broker.store.counts(now=self._broker.clock.now()).get(self._name)
+        return counts.waiting if counts is not None else 0
+
+    def empty(self) -> bool:
+        return self.qsize() == 0
+
+    @property
+    def unfinished_tasks(self) -> int:
+        """How many messages wait or are being worked on."""
+        return self._broker.store.unfinished(self._name)
+
+    def put(self, data: bytes) -> None:
+        """Store an encoded message as it is, due now."""
+        now = self._broker.clock.now()
+        self._broker.store.put(self._name, data, due_at=now, now=now)
+        self._broker._wake(self._name, now)
+
+    def get(self, block: bool = True, timeout: float | None = None) -> bytes:
+        """Take the next message that is due out of the queue, encoded.
+
+        Raises:
+            queue.Empty: none is due. This does not wait, whatever ``block`` and ``timeout`` say.
+        """
+        store = self._broker.store
+        for claim in store.claim(self._name, now=self._broker.clock.now(), limit=1, owner="QueueView.get"):
+            store.finish(claim)
+            return claim.data
+        raise queue.Empty
+
+
+def _encode(message: Message[Any]) -> bytes:
+    try:
+        return message.encode()
+    except Exception as error:
+        raise EncodeError(
+            f"message to actor {message.actor_name!r} cannot be encoded ({type(error).__name__}: {error}): send plain "
+            "values or ids in place of objects, or set another encoder with dramatiq.set_encoder()"
+        ) from error
+
+
+def _encode_without_eta(message: Message[Any]) -> bytes:
+    """Encode a message whose options are its own: what is delivered has no eta."""
+    eta = message.options.pop("eta")
+    try:
+        return _encode(message)
+    finally:
+        message.options["eta"] = eta

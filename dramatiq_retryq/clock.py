@@ -1,0 +1,100 @@
+"""Where the time comes from. Handed in everywhere, so that tests can own it."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from datetime import timedelta
+from typing import Any, Protocol
+
+from .errors import ConfigError
+
+__all__ = ["Clock", "SystemClock", "VirtualClock", "milliseconds"]
+
+# time.time() is a float: 1767225600.123 * 1000 may come out as …122.9998. Half a microsecond forgives
+# that, and is far below the millisecond in which everything here is counted.
+_ROUNDING = 0.0005
+
+
+class Clock(Protocol):
+    """What the package wants of a clock."""
+
+    def now(self) -> int:
+        """The present instant in whole milliseconds since the epoch, rounded down."""
+
+    def due_in(self, delay: int) -> int:
+        """The first whole millisecond that is at least ``delay`` milliseconds from now."""
+
+    def sleep(self, delay: int) -> None:
+        """Let ``delay`` milliseconds pass on the calling thread."""
+
+
+class SystemClock:
+    """The machine's wall clock.
+
+    ``time.time`` is looked up at each call, so time frozen by freezegun is the time here.
+    """
+
+    def now(self) -> int:
+        return int(time.time() * 1000 + _ROUNDING)
+
+    def due_in(self, delay: int) -> int:
+        # Rounded up: a floor here made a delayed message run up to a millisecond early.
+        return math.ceil(time.time() * 1000 - _ROUNDING) + delay
+
+    def sleep(self, delay: int) -> None:
+        time.sleep(delay / 1000)
+
+
+class VirtualClock:
+    """A clock that stands still until it is told to move.
+
+    Args:
+        start: the first instant, in milliseconds since the epoch.
+    """
+
+    def __init__(self, start: int = 1_767_225_600_000) -> None:
+        self._now = start
+        self._lock = threading.Lock()
+
+    def now(self) -> int:
+        return self._now
+
+    def due_in(self, delay: int) -> int:
+        return self._now + delay
+
+    def sleep(self, delay: int) -> None:
+        """Move on by ``delay`` milliseconds, at once."""
+        self.advance(delay)
+
+    def advance(self, delay: int | timedelta) -> int:
+        """Move on by ``delay`` (milliseconds or a timedelta) and return the new instant."""
+        step = milliseconds(delay, "delay")
+        with self._lock:
+            self._now += step
+            return self._now
+
+    def move_to(self, instant: int) -> None:
+        """Leap to ``instant``; an instant in the past is taken as a clock that was set back."""
+        with self._lock:
+            self._now = instant
+
+
+def milliseconds(value: Any, what: str) -> int:
+    """A duration that a person typed, as whole milliseconds, rounded up.
+
+    Args:
+        value: an int or float of milliseconds, or a timedelta; not negative.
+        what: how the error calls it, for example ``"actor 'add': min_backoff"``.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    if isinstance(value, timedelta):
+        value = value / timedelta(milliseconds=1)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ConfigError(f"{what} is {value!r}: give milliseconds as a whole number, or a datetime.timedelta")
+    if value < 0:
+        raise ConfigError(f"{what} is {value!r} ms: a duration cannot be negative")
+    return math.ceil(value)

@@ -1,0 +1,242 @@
+"""What becomes of a message that will not be attempted again, and how to bring it back.
+
+Every death goes the same way, whatever caused it: it has a reason, it makes one self-contained
+:class:`~dramatiq_retryq.records.DeadLetter`, and that is stored where the message was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from dramatiq import ActorNotFound, Message, MessageProxy
+
+from ._dramatiq import exception_of, plain_message
+from .clock import Clock, milliseconds
+from .errors import ConfigError, LetterNotFound
+from .history import Redact, describe, full_traceback
+from .records import REASONS, DeadLetter, Reason
+from .store import Store
+
+__all__ = ["LETTER_OPTION", "DeadLetters", "compose", "renewed"]
+
+#: The option that marks a message to a dead-letter actor, holding the letter's id. The death of such a message
+#: is told to no dead-letter actor: two that fail would write to each other for ever.
+LETTER_OPTION = "dead_letter"
+
+
+def compose(
+    message: MessageProxy,
+    *,
+    now: int,
+    reason: Reason | None = None,
+    letter_id: str | None = None,
+    data: bytes | None = None,
+    redact: Redact | None = None,
+) -> DeadLetter:
+    """The dead letter of a message that is about to be rejected.
+
+    Args:
+        message: as the worker has it, with the exception that was stuffed into it.
+        now: when it died.
+        reason: why; found out where nobody decided on it.
+        letter_id: the message's id if not given.
+        data: the stored payload, kept where the message as it is now cannot be encoded.
+        redact: takes secrets out of texts.
+    """
+    error = exception_of(message)
+    if reason is None:
+        reason = "unknown_actor" if isinstance(error, ActorNotFound) else "rejected"
+    return DeadLetter(
+        id=message.message_id if letter_id is None else letter_id,
+        reason=reason,
+        queue_name=message.queue_name,
+        actor_name=message.actor_name,
+        died_at=now,
+        error=describe(error, redact) if error is not None else None,
+        traceback=full_traceback(error, redact) if error is not None else None,
+        data=_encoded(plain_message(message), data),
+    )
+
+
+def _encoded(message: Message[Any], stored: bytes | None) -> bytes:
+    """The message with its history as bytes; the stored payload where that cannot be had."""
+    try:
+        original = Message.decode(stored) if stored is not None else message
+        # The arguments as they were sent: an actor may have changed the list that it was given.
+        return original.copy(options=message.options).encode()
+    except Exception:
+        return stored if stored is not None else repr(message.message_id).encode()
+
+
+def renewed(message: Message[Any], *, now: int) -> Message[Any]:
+    """A dead message as it is sent again: a new budget of retries and a new age, its history kept."""
+    options = dict(message.options)
+    for spent in ("retries", "snoozes", "traceback", "requeue_timestamp", "eta"):
+        options.pop(spent, None)
+    replays = options.get("replays", 0)
+    options["replays"] = (replays if isinstance(replays, int) else 0) + 1
+    # A new timestamp, since an age limit counts from it: an expired message would expire again at once.
+    return message._replace(options=options, message_timestamp=now)
+
+
+class DeadLetters:
+    """The dead letters of one broker: see, replay and discard them.
+
+    Iterating gives them newest first. Everything here may be interrupted and run again, by several processes
+    at once: a letter is replayed or discarded by one of them only.
+    """
+
+    def __init__(self, store: Store, clock: Clock, wake: Callable[[str, int], None]) -> None:
+        self._store = store
+        self._clock = clock
+        self._wake = wake
+
+    def __iter__(self) -> Iterator[DeadLetter]:
+        return self._store.letters()
+
+    def __len__(self) -> int:
+        return sum(count.dead for count in self._store.counts(now=self._clock.now()).values())
+
+    def __repr__(self) -> str:
+        return f"<DeadLetters: {len(self)}>"
+
+    def list(
+        self,
+        *,
+        actor: str | None = None,
+        queue: str | None = None,
+        reason: Reason | None = None,
+        error: str | type[BaseException] | None = None,
+        since: int | datetime | timedelta | None = None,
+        limit: int | None = None,
+    ) -> Sequence[DeadLetter]:
+        """The letters that match all of the filters, newest first.
+
+        Args:
+            actor: the actor's name.
+            queue: the queue's name.
+            reason: one of :data:`~dramatiq_retryq.records.REASONS`.
+            error: the last error's class, or its name.
+            since: died at or after this instant (ms since the epoch, or a datetime), or at most this long
+                ago (a timedelta).
+            limit: at most so many.
+
+        Raises:
+            ConfigError: a reason that does not exist, or a ``since`` that is no time.
+        """
+        if reason is not None and reason not in REASONS:
+            raise ConfigError(f"reason is {reason!r}: give one of {', '.join(REASONS)}")
+        error_name = error.__name__ if isinstance(error, type) else error
+        earliest = self._instant(since)
+        found: Any = []
+        for letter in self:
+            if limit is not None and len(found) >= limit:
+                break
+            if (
+                (actor is None or letter.actor_name == actor)
+                and (queue is None or letter.queue_name == queue)
+                and (reason is None or letter.reason == reason)
+                and (error_name is None or (letter.error is not None and letter.error.type == error_name))
+                and (earliest is None or letter.died_at >= earliest)
+            ):
+                found.append(letter)
+        return found  # type: ignore[no-any-return]
+
+    def get(self, letter_id: str) -> DeadLetter:
+        """One letter by its id.
+
+        Raises:
+            LetterNotFound: it is not among the dead (any more).
+        """
+        return self._store.letter(str(letter_id))
+
+    def one(self, **filters: Any) -> DeadLetter:
+        """The only letter that matches the filters of :meth:`list`.
+
+        Raises:
+            LookupError: there is none, or more than one.
+        """
+        found = self.list(**filters, limit=2)
+        if len(found) != 1:
+            raise LookupError(f"one dead letter was expected, there {'are several' if found else 'is none'}")
+        return found[0]
+
+    def replay(self, letter: DeadLetter | str, *, delay: int | timedelta = 0) -> DeadLetter:
+        """Send a dead message again, with a new budget of retries. Its history goes on.
+
+        Args:
+            letter: the letter, or its id.
+            delay: milliseconds (or a timedelta) to wait before it is due.
+
+        Returns:
+            The letter as it was.
+
+        Raises:
+            LetterNotFound: somebody else replayed or discarded it.
+        """
+        if not isinstance(letter, DeadLetter):
+            letter = self.get(letter)
+        due_at = self._clock.due_in(milliseconds(delay, "delay"))
+        self._revive(letter, due_at)
+        return letter
+
+    def replay_all(self, *, rate: float | None = None, **filters: Any) -> int:
+        """Replay all letters that match the filters of :meth:`list`, oldest first.
+
+        Args:
+            rate: how many may become due in a second. They are all brought back at once, each due a little later
+                than the one before, so nothing has to keep running.
+
+        Returns:
+            How many were brought back by this call; those that somebody else took meanwhile are not counted.
+        """
+        if rate is not None and (isinstance(rate, bool) or not isinstance(rate, (int, float)) or not rate > 0):
+            raise ConfigError(f"rate is {rate!r}: give the number of messages a second, more than 0")
+        start = self._clock.due_in(0)
+        replayed = 0
+        for letter in reversed(self.list(**filters)):
+            due_at = start if rate is None else start + int(replayed * 1000 / rate)
+            try:
+                self._revive(letter, due_at)
+            except LetterNotFound:
+                continue
+            replayed += 1
+        return replayed
+
+    def discard(self, letter: DeadLetter | str) -> None:
+        """Drop a letter for good.
+
+        Raises:
+            LetterNotFound: somebody else replayed or discarded it.
+        """
+        self._store.discard(letter.id if isinstance(letter, DeadLetter) else str(letter))
+
+    def discard_all(self, **filters: Any) -> int:
+        """Drop all letters that match the filters of :meth:`list`. Returns how many this call dropped."""
+        discarded = 0
+        for letter in self.list(**filters):
+            try:
+                self.discard(letter)
+            except LetterNotFound:
+                continue
+            discarded += 1
+        return discarded
+
+    def _revive(self, letter: DeadLetter, due_at: int) -> None:
+        now = self._clock.now()
+        message = letter.message
+        # What could not be decoded goes back as it is: perhaps the right encoder is in place by now.
+        data = letter.data if message is None else renewed(message, now=now).encode()
+        self._store.revive(letter.id, data=data, due_at=due_at, now=now)
+        self._wake(letter.queue_name, due_at)
+
+    def _instant(self, since: int | datetime | timedelta | None) -> int | None:
+        if since is None or (isinstance(since, int) and not isinstance(since, bool)):
+            return since
+        if isinstance(since, timedelta):
+            return self._clock.now() - milliseconds(since, "since")
+        if isinstance(since, datetime):
+            return int(since.timestamp() * 1000)
+        raise ConfigError(f"since is {since!r}: give ms since the epoch, a datetime or a timedelta")

@@ -1,0 +1,122 @@
+"""Every error this package raises, and the two that actors raise to steer their own retries.
+
+::
+
+    RetryQueueError                 the root: catch this to catch them all
+    ├── ConfigError                 an option that makes no sense; also a MiddlewareError and a ValueError
+    ├── QueueFull                   max_messages is reached, nothing was stored
+    ├── EncodeError                 a message that its encoder refuses; also a TypeError
+    ├── ClaimLost                   a move on a claim that is no longer held
+    ├── LetterNotFound              no dead letter with that id (any more); also a LookupError
+    ├── MessageDied                 raised by join() for a death whose own exception is gone
+    ├── MissingExtra                an optional dependency is not installed; also an ImportError
+    ├── GiveUp                      raised by an actor: no more attempts
+    └── Snooze                      raised by an actor: later, without using up an attempt; also a dramatiq.Retry
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from dramatiq import Retry
+from dramatiq.errors import BrokerError
+from dramatiq.middleware import MiddlewareError
+
+__all__ = [
+    "ClaimLost",
+    "ConfigError",
+    "EncodeError",
+    "GiveUp",
+    "LetterNotFound",
+    "MessageDied",
+    "MissingExtra",
+    "QueueFull",
+    "RetryQueueError",
+    "Snooze",
+]
+
+
+class RetryQueueError(Exception):
+    """The root of all errors of this package."""
+
+
+# A MiddlewareError, because that is the only kind that Dramatiq lets through when a middleware refuses
+# an actor's declaration; a ValueError, because that is what a bad argument is everywhere else.
+class ConfigError(RetryQueueError, MiddlewareError, ValueError):
+    """An option that makes no sense. The text names the option, its value and what was wanted."""
+
+
+class QueueFull(RetryQueueError, BrokerError):
+    """The broker holds ``max_messages`` messages already; this one was not stored."""
+
+    def __init__(self, queue_name: str, max_messages: int) -> None:
+        self.queue_name = queue_name
+        self.max_messages = max_messages
+        super().__init__(  # type: ignore[no-untyped-call]
+            f"queue {queue_name!r}: the broker already holds max_messages={max_messages} messages: "
+            "this one was not stored; send it later, start more workers or raise max_messages"
+        )
+
+
+class EncodeError(RetryQueueError, TypeError):
+    """A message that the encoder refuses, raised by ``send()``; nothing was stored."""
+
+
+class ClaimLost(RetryQueueError):
+    """A claim that is no longer held: what it claimed was finished, moved or claimed anew."""
+
+    def __init__(self, entry_id: int) -> None:
+        self.entry_id = entry_id
+        super().__init__(f"entry {entry_id} is no longer claimed by this claim: nothing was changed")
+
+
+class LetterNotFound(RetryQueueError, LookupError):
+    """No dead letter has this id: it never existed, or was replayed, discarded or dropped since."""
+
+    def __init__(self, letter_id: str) -> None:
+        self.letter_id = letter_id
+        super().__init__(f"no dead letter with id {letter_id!r}: it was replayed, discarded or never existed")
+
+
+class MessageDied(RetryQueueError):
+    """Raised by ``join(fail_fast=True)`` when a message died and its own exception is gone."""
+
+
+class MissingExtra(RetryQueueError, ImportError):
+    """An optional dependency is not installed. The text says what to install."""
+
+    def __init__(self, extra: str) -> None:
+        self.extra = extra
+        super().__init__(f"this needs an optional dependency: pip install 'dramatiq_retryq[{extra}]'")
+
+
+class GiveUp(RetryQueueError):
+    """Raised by an actor: this message is beyond help, no further attempt is made.
+
+    The message becomes a dead letter, reason ``rejected``.
+
+    Args:
+        reason: what the dead letter says; shown to people.
+    """
+
+    def __init__(self, reason: str = "") -> None:
+        self.reason = reason
+        super().__init__(reason or "the actor gave up")
+
+
+# A dramatiq.Retry, so that an actor which snoozes still waits where plain Retries is in use,
+# and so that Dramatiq's worker does not log it as an error.
+class Snooze(RetryQueueError, Retry):
+    """Raised by an actor: try again after ``delay``, and count this run as no attempt.
+
+    For rate limits, closed maintenance windows, a lock that somebody else holds. A message may snooze
+    for ever, unless ``max_age`` says otherwise.
+
+    Args:
+        delay: milliseconds, or a timedelta.
+        message: shown in the log line; optional.
+    """
+
+    def __init__(self, delay: int | timedelta, message: str = "") -> None:
+        Retry.__init__(self, message or "snoozed")
+        self.delay = delay  # type: ignore[assignment]

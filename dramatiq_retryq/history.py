@@ -1,0 +1,158 @@
+"""The failed attempts of a message, kept in ``message.options["attempts"]``.
+
+There they travel with the message on every broker, so they are bounded: tracebacks in message bodies have filled
+brokers before. A retry keeps the error's class, its text and the place it came from; the full traceback is made
+once, at death.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import traceback
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from .records import Attempt, ErrorInfo
+
+__all__ = [
+    "MAX_BYTES",
+    "MAX_ENTRIES",
+    "MAX_TEXT",
+    "MAX_TRACEBACK",
+    "Redact",
+    "append",
+    "describe",
+    "full_traceback",
+    "last_number",
+    "short_traceback",
+]
+
+#: How many attempts are kept: the first and the latest.
+MAX_ENTRIES = 20
+#: How many bytes they may take, encoded as JSON.
+MAX_BYTES = 16 * 1024
+#: How many characters of an error's text are kept.
+MAX_TEXT = 500
+#: How many characters of a traceback are kept, the end of it being the part that counts.
+MAX_TRACEBACK = 32 * 1024
+#: How many frames of a traceback are kept, as in Dramatiq.
+MAX_FRAMES = 30
+
+#: Takes secrets out of a text before it is stored or logged.
+Redact = Callable[[str], str]
+
+# An attempt of the greatest size, its text being nothing but characters that JSON writes as \uXXXX.
+_LARGEST_ENTRY = 6 * MAX_TEXT + 1024
+
+
+def describe(error: BaseException, redact: Redact | None = None) -> ErrorInfo:
+    """What is kept of an error. Never raises, whatever the error's own ``__str__`` or ``redact`` does."""
+    try:
+        text = str(error)
+    except Exception as raised:
+        text = f"<its text cannot be had: str() raised {type(raised).__name__}>"
+    return ErrorInfo(
+        type=_cut(_repaired(type(error).__name__), 100),
+        message=_cut(_redacted(_repaired(text), redact), MAX_TEXT),
+        place=_place(error.__traceback__),
+    )
+
+
+def short_traceback(error: BaseException, info: ErrorInfo) -> str:
+    """A traceback of two frames, where the actor was and where it was raised, without reading any source file.
+
+    It is what ``options["traceback"]`` holds while a message is being retried: formatting the full text is most of
+    what a retry costs in Dramatiq, and makes the message four times as large.
+    """
+    frames = [frame for frame in (_actor_frame(error.__traceback__), _last_frame(error.__traceback__)) if frame]
+    lines = [f'  File "{name}", line {line}, in {function}' for name, line, function in dict.fromkeys(frames)]
+    return "\n".join(["Traceback (shortened, most recent call last):", *map(_repaired, lines), f"{info}\n"])
+
+
+def full_traceback(error: BaseException, redact: Redact | None = None) -> str:
+    """The traceback as text, with its causes. Never raises; bounded in frames and characters."""
+    try:
+        text = "".join(traceback.format_exception(type(error), error, error.__traceback__, limit=MAX_FRAMES))
+    except Exception as raised:
+        text = f"<no traceback: formatting it raised {type(raised).__name__}>"
+    text = _redacted(_repaired(text), redact)
+    return text if len(text) <= MAX_TRACEBACK else "…" + text[1 - MAX_TRACEBACK :]
+
+
+def append(options: dict[str, Any], attempt: Attempt) -> None:
+    """Add an attempt to a message's options, in place, within the bounds.
+
+    The list is replaced and never changed, since a copy of the message may share it.
+    """
+    written = options.get("attempts")
+    attempts = [*written] if isinstance(written, (list, tuple)) else []
+    attempts.append(attempt.asdict())
+    if len(attempts) > MAX_ENTRIES:
+        del attempts[1 : len(attempts) - MAX_ENTRIES + 1]
+    # Measured only where it can be too much: weighing costs more than all the rest.
+    if len(attempts) * _LARGEST_ENTRY > MAX_BYTES:
+        sizes = [len(json.dumps(entry, default=str)) + 1 for entry in attempts]
+        while sum(sizes) > MAX_BYTES and len(attempts) > 2:
+            del attempts[1], sizes[1]
+    options["attempts"] = attempts
+
+
+def last_number(options: dict[str, Any]) -> int:
+    """The number of the last attempt in the history, 0 if there is none."""
+    try:
+        return int(options["attempts"][-1]["n"])
+    except (KeyError, IndexError, TypeError, ValueError):
+        return 0
+
+
+def _place(tb: TracebackType | None) -> str:
+    frame = _last_frame(tb)
+    if frame is None:
+        return ""
+    name, line, function = frame
+    return _cut(_repaired(f"{os.path.basename(name)}:{line} in {function}"), 200)
+
+
+def _last_frame(tb: TracebackType | None) -> tuple[str, int, str] | None:
+    if tb is None:
+        return None
+    while tb.tb_next is not None:
+        tb = tb.tb_next
+    return _frame(tb)
+
+
+def _actor_frame(tb: TracebackType | None) -> tuple[str, int, str] | None:
+    """The first frame that is not Dramatiq's own."""
+    while tb is not None:
+        if not tb.tb_frame.f_globals.get("__name__", "").startswith("dramatiq."):
+            return _frame(tb)
+        tb = tb.tb_next
+    return None
+
+
+def _frame(tb: TracebackType) -> tuple[str, int, str]:
+    code = tb.tb_frame.f_code
+    return code.co_filename, tb.tb_lineno or 0, code.co_name
+
+
+def _redacted(text: str, redact: Redact | None) -> str:
+    if redact is None:
+        return text
+    try:
+        return _repaired(str(redact(text)))
+    except Exception as raised:
+        # Closed, not open: a text that could not be cleaned is not kept.
+        return f"<withheld: redact raised {type(raised).__name__}>"
+
+
+def _repaired(text: str) -> str:
+    """The text without lone surrogates and NULs, which some encoders and databases refuse."""
+    if text.isascii() and "\0" not in text:
+        return text
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
