@@ -325,7 +325,7 @@ class StoreBroker(Broker):
         )
 
     def counts(self) -> dict[str, QueueCounts]:
-        """By queue: how many messages are due, wait for later, are being worked on, are dead; the oldest due instant."""
+        """By queue: how many are due, wait for later, are being worked on, are dead; and the oldest due instant."""
         counts = self.store.counts(now=self.clock.now())
         return {name: counts.get(name, QueueCounts()) for name in dict.fromkeys([*self.queues, *counts])}
 
@@ -426,17 +426,17 @@ class MemoryBroker(StoreBroker):
         # The dramatiq command's workers are its first children; the second one speaks for all.
         if multiprocessing.current_process().name == "Process-2":
             self.logger.warning(
-                "A MemoryBroker runs in several worker processes. Each has messages of its own, and none sees what another "
-                "process sends: run the command with --processes 1 and send from within it, embed the worker with "
-                "run_worker(), or use SQLiteBroker."
+                "A MemoryBroker runs in several worker processes. Each has messages of its own, and none sees what "
+                "another process sends: run the command with --processes 1 and send from within it, embed the worker "
+                "with run_worker(), or use SQLiteBroker."
             )
 
     def _warn_of_loss(self) -> None:
         left = sum(count.waiting for count in self.counts().values())
         if left and not self._consumed:
             self.logger.warning(
-                "This process ends with %d messages in a MemoryBroker that no worker ever consumed: they are lost. Run a worker "
-                "in this process with run_worker(), or use SQLiteBroker, whose messages other processes see.",
+                "This process ends with %d messages in a MemoryBroker that no worker ever consumed: they are lost. "
+                "Run a worker in this process with run_worker(), or use SQLiteBroker, whose messages other processes see.",
                 left,
             )
 

@@ -61,8 +61,8 @@ def run_worker(
     unknown = sorted((wanted or set()) - broker.get_declared_queues())
     if unknown:
         raise ConfigError(
-            f"run_worker: queues has {', '.join(map(repr, unknown))}, which this broker does not know: declare an actor "
-            "on it first, or correct the name"
+            f"run_worker: queues has {', '.join(map(repr, unknown))}, which this broker does not know: declare an "
+            "actor on it first, or correct the name"
         )
     timeout = milliseconds(stop_timeout, "run_worker: stop_timeout")
     worker = Worker(
@@ -115,7 +115,7 @@ class _Once:
 
 
 def _forget(worker: Worker) -> None:
-    """Take out of the broker's middleware what ``Worker.start`` added: a stopped worker would go on starting consumers."""
+    """Take out of the middleware what ``Worker.start`` added: a stopped worker would go on starting consumers."""
     broker = worker.broker
     broker.middleware = [m for m in broker.middleware if getattr(m, "worker", None) is not worker]
 

@@ -47,7 +47,7 @@ from .policy import (
     decide,
     parse_policy,
 )
-from .records import Attempt, CurrentAttempt, DeadLetter, Decision, Die, Reason, RetryIn, read_attempts
+from .records import Attempt, CurrentAttempt, DeadLetter, Decision, Reason, RetryIn, read_attempts
 
 __all__ = ["RetryQueue", "current_attempt"]
 
@@ -441,7 +441,7 @@ class RetryQueue(Middleware):
         # A log handler is other people's code and raises when its disk is full. The message must not pay for that.
         try:
             getattr(self.logger, level)(text, *args, **kwargs)
-        except Exception:  # noqa: S110
+        except Exception:
             pass
 
 
