@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from dramatiq import Broker, Consumer, Message, MessageProxy, QueueJoinTimeout, QueueNotFound
+from dramatiq import Broker, Consumer, Message, MessageProxy, QueueJoinTimeout, QueueNotFound, Worker
 from dramatiq.common import q_name
 from dramatiq.middleware import Middleware, MiddlewareError, Retries, default_middleware
 
@@ -34,7 +34,7 @@ from .store import Store
 
 __all__ = ["MemoryBroker", "StoreBroker"]
 
-_Hook = tuple[Middleware, Callable[..., None]]
+_Hook = tuple[Middleware | None, Callable[..., None]]
 
 
 class StoreBroker(Broker):
@@ -108,6 +108,9 @@ class StoreBroker(Broker):
             ]
             if signal.startswith("after_"):
                 found.reverse()
+            own = getattr(type(self), "_" + signal, None)
+            if own is not None:
+                found.append((None, own))
             hooks[signal] = found
         return found
 
@@ -133,6 +136,11 @@ class StoreBroker(Broker):
             if isinstance(retry_queue, RetryQueue):
                 retry_queue.take_place(self)
                 break
+
+    def _after_worker_shutdown(self, worker: Worker) -> None:
+        # Held for join() only, and with them every frame they came through.
+        for line in self._lines.values():
+            line.first_death = None
 
     # -- Queues --------------------------------------------------------------------------------------------------
 
@@ -197,11 +205,18 @@ class StoreBroker(Broker):
             delay = milliseconds(delay, f"message to actor {message.actor_name!r}: delay")
             due_at = self.clock.due_in(delay)
         else:
-            eta = message.options.get("eta")
-            # What is no instant is due now, as in Dramatiq's worker.
-            due_at = int(eta) if isinstance(eta, (int, float)) else self.clock.now()
+            eta: Any = message.options.get("eta")
+            due_at = math.ceil(eta) if self._is_instant(message, eta) else self.clock.now()
         copy = plain_message(message).copy(queue_name=queue_name, options={"eta": due_at})
         return copy, delay, due_at
+
+    def _is_instant(self, message: Message[Any], eta: object) -> bool:
+        """Whether an eta is one. What is not is due now, as in Dramatiq's worker."""
+        if isinstance(eta, (int, float)) and math.isfinite(eta):
+            return True
+        if eta is not None:
+            self.logger.warning("Invalid eta value for message %r: %r. It is due now.", message.message_id, eta)
+        return False
 
     def reschedule(self, message: MessageProxy, *, delay: int) -> None:
         """Move a message that a worker holds back to waiting, as it is now, in one move.
@@ -252,6 +267,7 @@ class StoreBroker(Broker):
         """Drop what waits in any queue, and every dead letter."""
         for queue_name in self.queues:
             self.flush(queue_name)
+            self._lines[queue_name].first_death = None
         self.dead_letters.discard_all()
 
     def join(self, queue_name: str, *, timeout: int | None = None, fail_fast: bool | None = None) -> None:
@@ -276,14 +292,8 @@ class StoreBroker(Broker):
             self._raise_first_death(queue_name, line)
 
     def _raise_first_death(self, queue_name: str, line: _Line) -> None:
-        if line.first_death is not None:
-            letter_id, exception = line.first_death
-            try:
-                self.dead_letters.get(letter_id)
-            except LetterNotFound:
-                line.first_death = None
-            else:
-                raise exception from None
+        if line.first_death is not None and self._is_dead(line.first_death[0]):
+            raise line.first_death[1] from None
         letters = self.dead_letters.list(queue=queue_name)
         if letters:
             letter = letters[-1]
@@ -349,10 +359,17 @@ class StoreBroker(Broker):
     def _bury(self, claim: Claim, letter: DeadLetter, exception: BaseException | None) -> None:
         line = self._lines[claim.queue_name]
         dropped = self.store.bury(claim, letter)
-        if exception is not None and line.first_death is None:
+        if exception is not None and (line.first_death is None or not self._is_dead(line.first_death[0])):
             line.first_death = (letter.id, exception)
         if dropped:
             self._log_dropped(dropped)
+
+    def _is_dead(self, letter_id: str) -> bool:
+        try:
+            self.store.letter(letter_id)
+        except LetterNotFound:
+            return False
+        return True
 
     def _log_dropped(self, dropped: int) -> None:
         self.logger.warning(
@@ -417,12 +434,7 @@ class MemoryBroker(StoreBroker):
         self._consumed = True
         return consumer
 
-    def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
-        if signal == "process_boot":
-            self._warn_of_several_processes()
-        super().emit_after(signal, *args, **kwargs)
-
-    def _warn_of_several_processes(self) -> None:
+    def _after_process_boot(self) -> None:
         # The dramatiq command's workers are its first children; the second one speaks for all.
         if multiprocessing.current_process().name == "Process-2":
             self.logger.warning(
@@ -436,7 +448,7 @@ class MemoryBroker(StoreBroker):
         if left and not self._consumed:
             self.logger.warning(
                 "This process ends with %d messages in a MemoryBroker that no worker ever consumed: they are lost. "
-                "Run a worker in this process with run_worker(), or use SQLiteBroker, whose messages other processes see.",
+                "Run a worker in this process with run_worker(), or use SQLiteBroker, where other processes see them.",
                 left,
             )
 
@@ -519,7 +531,8 @@ class _StoreConsumer(Consumer):
                 self.broker._bury_undecodable(claim, error)
                 continue
             if "eta" in message.options:
-                del message.options["eta"]  # it is due; the worker, seeing one, would park the message
+                # It is due; the worker, seeing one, would park the message.
+                self.broker._is_instant(message, message.options.pop("eta"))
             if message.queue_name != self.queue_name:
                 message = message.copy(queue_name=self.queue_name)
             self.outstanding[claim.token] = claim

@@ -30,12 +30,12 @@ class _Queue:
     two heads.
     """
 
-    __slots__ = ("claimed", "heap", "line")
+    __slots__ = ("claims", "heap", "line")
 
     def __init__(self) -> None:
         self.line: deque[_Waiting] = deque()
         self.heap: list[_Waiting] = []
-        self.claimed = 0
+        self.claims: dict[int, Claim] = {}
 
     def add(self, entry: _Waiting, now: int) -> None:
         line = self.line
@@ -91,17 +91,14 @@ class MemoryStore:
         self._ids = itertools.count(1)
         self._tokens = itertools.count(1)
         self._queues: dict[str, _Queue] = {}
-        self._claims: dict[int, Claim] = {}
         self._dead: dict[str, DeadLetter] = {}
-        self._alive = 0  # waiting and claimed together: what max_messages bounds
 
     def put(self, queue_name: str, data: bytes, *, due_at: int, now: int, exempt: bool = False) -> int:
         with self._lock:
-            if self.max_messages is not None and self._alive >= self.max_messages and not exempt:
+            if self.max_messages is not None and not exempt and self._alive() >= self.max_messages:
                 raise QueueFull(queue_name, self.max_messages)
             entry_id = next(self._ids)
             self._queue(queue_name).add((due_at, entry_id, data, 0), now)
-            self._alive += 1
             return entry_id
 
     def claim(self, queue_name: str, *, now: int, limit: int, owner: str) -> list[Claim]:
@@ -114,8 +111,7 @@ class MemoryStore:
                     break
                 due_at, entry_id, data, deliveries = entry
                 claim = Claim(entry_id, queue_name, data, due_at, deliveries + 1, now, owner, next(self._tokens))
-                self._claims[entry_id] = claim
-                queue.claimed += 1
+                queue.claims[entry_id] = claim
                 claims.append(claim)
         return claims
 
@@ -126,29 +122,43 @@ class MemoryStore:
 
     def finish(self, claim: Claim) -> None:
         with self._lock:
-            self._settle(claim)
-            self._alive -= 1
+            del self._holder(claim).claims[claim.id]
+
+    def finish_many(self, claims: Iterable[Claim]) -> list[Claim]:
+        lost = []
+        for claim in claims:
+            try:
+                self.finish(claim)
+            except ClaimLost:
+                lost.append(claim)
+        return lost
 
     def reschedule(self, claim: Claim, *, data: bytes, due_at: int, now: int) -> None:
         with self._lock:
-            self._settle(claim).add((due_at, claim.id, data, 0), now)
+            queue = self._holder(claim)
+            # First there, then gone, here and below: a time limit may interrupt the thread in between.
+            queue.add((due_at, claim.id, data, 0), now)
+            del queue.claims[claim.id]
 
     def release(self, claims: Iterable[Claim], *, now: int) -> int:
         released = 0
         with self._lock:
             for claim in claims:
-                if self._claims.get(claim.id) is claim:
-                    entry = (claim.due_at, claim.id, claim.data, claim.deliveries - 1)
-                    self._settle(claim).add(entry, now)
-                    released += 1
+                try:
+                    queue = self._holder(claim)
+                except ClaimLost:
+                    continue
+                queue.add((claim.due_at, claim.id, claim.data, claim.deliveries - 1), now)
+                del queue.claims[claim.id]
+                released += 1
         return released
 
     def bury(self, claim: Claim, letter: DeadLetter) -> int:
         dropped = 0
         with self._lock:
-            self._settle(claim)
-            self._alive -= 1
+            queue = self._holder(claim)
             self._dead[letter.id] = letter
+            del queue.claims[claim.id]
             while self.max_dead_letters is not None and len(self._dead) > self.max_dead_letters:
                 del self._dead[next(iter(self._dead))]
                 dropped += 1
@@ -156,13 +166,14 @@ class MemoryStore:
 
     def revive(self, letter_id: str, *, data: bytes, due_at: int, now: int) -> None:
         with self._lock:
-            letter = self._exhume(letter_id)
+            letter = self._lying(letter_id)
             self._queue(letter.queue_name).add((due_at, int(letter_id), data, 0), now)
-            self._alive += 1
+            del self._dead[letter_id]
 
     def discard(self, letter_id: str) -> None:
         with self._lock:
-            self._exhume(letter_id)
+            self._lying(letter_id)
+            del self._dead[letter_id]
 
     def letters(self) -> Iterator[DeadLetter]:
         with self._lock:
@@ -171,14 +182,11 @@ class MemoryStore:
 
     def letter(self, letter_id: str) -> DeadLetter:
         with self._lock:
-            try:
-                return self._dead[letter_id]
-            except KeyError:
-                raise LetterNotFound(letter_id) from None
+            return self._lying(letter_id)
 
     def counts(self, *, now: int) -> dict[str, QueueCounts]:
         with self._lock:
-            waiting = {name: (queue.waiting(), queue.claimed) for name, queue in self._queues.items()}
+            waiting = {name: (queue.waiting(), len(queue.claims)) for name, queue in self._queues.items()}
             dead: dict[str, int] = {}
             for letter in self._dead.values():
                 dead[letter.queue_name] = dead.get(letter.queue_name, 0) + 1
@@ -200,12 +208,12 @@ class MemoryStore:
     def unfinished(self, queue_name: str) -> int:
         with self._lock:
             queue = self._queues.get(queue_name)
-            return len(queue) + queue.claimed if queue is not None else 0
+            return len(queue) + len(queue.claims) if queue is not None else 0
 
     def find(self, message_id: str) -> Entry | DeadLetter | None:
         with self._lock:
             waiting = [(name, queue.waiting()) for name, queue in self._queues.items()]
-            claims = list(self._claims.values())
+            claims = [claim for queue in self._queues.values() for claim in queue.claims.values()]
             dead = list(self._dead.values())
         for claim in claims:
             if _is_message(claim.data, message_id):
@@ -240,27 +248,22 @@ class MemoryStore:
             dropped = len(queue)
             queue.line.clear()
             queue.heap.clear()
-            self._alive -= dropped
             return dropped
 
     def check(self) -> list[str]:
         findings = []
         with self._lock:
-            ids: list[int] = [*self._claims, *(int(letter_id) for letter_id in self._dead)]
-            alive = len(self._claims)
+            ids = [int(letter_id) for letter_id in self._dead]
             for name, queue in self._queues.items():
                 line, heap = list(queue.line), queue.heap
-                alive += len(queue)
-                ids += [entry[1] for entry in queue.waiting()]
+                ids += [*queue.claims, *(entry[1] for entry in queue.waiting())]
                 if line != sorted(line):
                     findings.append(f"queue {name!r}: the line is out of order")
                 if any(heap[i] < heap[(i - 1) // 2] for i in range(1, len(heap))):
                     findings.append(f"queue {name!r}: the heap is out of order")
-                claimed = sum(1 for claim in self._claims.values() if claim.queue_name == name)
-                if claimed != queue.claimed:
-                    findings.append(f"queue {name!r}: {queue.claimed} claims are counted, {claimed} are held")
-            if alive != self._alive:
-                findings.append(f"{self._alive} messages are counted, {alive} are there")
+                for entry_id, claim in queue.claims.items():
+                    if (claim.id, claim.queue_name) != (entry_id, name):
+                        findings.append(f"queue {name!r}: the claim on entry {entry_id} is on another one")
             if len(ids) != len(set(ids)):
                 findings.append("an entry is in two states at once")
             for letter_id, letter in self._dead.items():
@@ -277,18 +280,20 @@ class MemoryStore:
             queue = self._queues[name] = _Queue()
         return queue
 
-    def _settle(self, claim: Claim) -> _Queue:
-        """End a claim and return its queue; the lock is held."""
-        if self._claims.get(claim.id) is not claim:
+    def _alive(self) -> int:
+        """Waiting and claimed together: what ``max_messages`` bounds."""
+        return sum(len(queue) + len(queue.claims) for queue in self._queues.values())
+
+    def _holder(self, claim: Claim) -> _Queue:
+        """The queue in which a claim is held; the lock is."""
+        queue = self._queues.get(claim.queue_name)
+        if queue is None or queue.claims.get(claim.id) is not claim:
             raise ClaimLost(claim.id)
-        del self._claims[claim.id]
-        queue = self._queues[claim.queue_name]
-        queue.claimed -= 1
         return queue
 
-    def _exhume(self, letter_id: str) -> DeadLetter:
+    def _lying(self, letter_id: str) -> DeadLetter:
         try:
-            return self._dead.pop(letter_id)
+            return self._dead[letter_id]
         except KeyError:
             raise LetterNotFound(letter_id) from None
 

@@ -299,7 +299,14 @@ class RetryQueue(Middleware):
     def after_nack(self, broker: Broker, message: MessageProxy) -> None:
         letter = message.__dict__.get("dead_letter")
         if letter is not None:
-            self.report(letter, exception_of(message))
+            exception = exception_of(message)
+            actor = broker.actors.get(message.actor_name)
+            throws = _throws(message.options, actor.options if actor is not None else {})
+            if throws and isinstance(exception, throws):
+                self._log("info", "Aborting message %r.", message.message_id)
+                self.report(letter, exception, expected=True)
+            else:
+                self.report(letter, exception)
 
     # -- Death ---------------------------------------------------------------------------------------------------
 
@@ -327,9 +334,9 @@ class RetryQueue(Middleware):
         if LETTER_OPTION in options:
             return
         actor = broker.actors.get(letter.actor_name or "")
-        target = _first(options, "dead_letter_actor")
+        target = options.get("dead_letter_actor")
         if target is None and actor is not None:
-            target = _first(actor.options, "dead_letter_actor")
+            target = actor.options.get("dead_letter_actor")
         target = _actor_name(target) or self.dead_letter_actor
         if target is None or target == letter.actor_name:
             return
@@ -346,8 +353,12 @@ class RetryQueue(Middleware):
                 type(raised).__name__,
             )
 
-    def report(self, letter: DeadLetter, exception: BaseException | None = None) -> None:
-        """Log a death: one ERROR with the traceback. Never raises."""
+    def report(self, letter: DeadLetter, exception: BaseException | None = None, *, expected: bool = False) -> None:
+        """Log a death: one ERROR with the traceback. Never raises.
+
+        An actor's ``throws`` are ``expected`` and an INFO, and a ``dramatiq.Retry`` that has no attempt left is a
+        WARNING, both without a traceback: neither is ever logged as an error, here as in Dramatiq.
+        """
         attempts = letter.attempts
         fields = {
             "actor": letter.actor_name,
@@ -361,11 +372,18 @@ class RetryQueue(Middleware):
         if letter.error is not None:
             text += " after %d failed attempts: %s"
             args += [attempts[-1].n if attempts else 0, letter.error]
-        if self.redact is None:
-            self._log("error", text + ".", *args, extra=fields, exc_info=exception)
+        level = "error"
+        if expected:
+            level = "info"
+        elif isinstance(exception, Retry):
+            level = "warning"
+        if level != "error":
+            self._log(level, text + ".", *args, extra=fields)
+        elif self.redact is None:
+            self._log(level, text + ".", *args, extra=fields, exc_info=exception)
         else:
             # exc_info would print the traceback as it is, secrets and all.
-            self._log("error", text + ".\n%s", *args, letter.traceback or "", extra=fields)
+            self._log(level, text + ".\n%s", *args, letter.traceback or "", extra=fields)
 
     # -- Parts ---------------------------------------------------------------------------------------------------
 
@@ -393,12 +411,11 @@ class RetryQueue(Middleware):
         for options in (actor_options, message_options):
             policy = _nearer_policy(policy, options, what)
         max_retries = message_options.get("max_retries", actor_options.get("max_retries", self.max_retries))
-        throws = _first(message_options, "throws") or _first(actor_options, "throws") or ()
         return Settings(
             policy=policy,
             max_retries=max_retries,
             retry_when=actor_options.get("retry_when", self.retry_when),
-            throws=throws if isinstance(throws, tuple) else (throws,),
+            throws=_throws(message_options, actor_options),
             max_age=_max_age(broker, actor_options, message_options),
         )
 
@@ -567,9 +584,9 @@ class _Failure:
 
     def _tell_exhausted(self, settings: Settings) -> None:
         actor = self.broker.actors.get(self.message.actor_name)
-        name = _first(self.message.options, "on_retry_exhausted")
+        name = self.message.options.get("on_retry_exhausted")
         if name is None and actor is not None:
-            name = _first(actor.options, "on_retry_exhausted")
+            name = actor.options.get("on_retry_exhausted")
         name = _actor_name(name)
         if name is None:
             return
@@ -593,9 +610,9 @@ class _Failure:
 
 def _nearer_policy(policy: Policy, options: Mapping[str, Any], what: str) -> Policy:
     """The policy once one more level of options has been heard."""
-    backoff = _first(options, "backoff")
-    lo, hi = _first(options, "min_backoff"), _first(options, "max_backoff")
-    jitter = _first(options, "jitter")
+    backoff = options.get("backoff")
+    lo, hi = options.get("min_backoff"), options.get("max_backoff")
+    jitter = options.get("jitter")
     if lo is not None:
         lo = milliseconds(lo, f"{what}: min_backoff")
     if hi is not None:
@@ -652,9 +669,10 @@ def _max_age(broker: Broker, actor_options: Mapping[str, Any], message_options: 
     return max_age if isinstance(max_age, (int, float)) else None  # type: ignore[return-value]
 
 
-def _first(options: Mapping[str, Any], name: str) -> Any:
-    """An option's value; ``None`` if it was not said."""
-    return options.get(name)
+def _throws(message_options: Mapping[str, Any], actor_options: Mapping[str, Any]) -> tuple[type[BaseException], ...]:
+    throws = message_options.get("throws") or actor_options.get("throws") or ()
+    # A message that JSON carried has no classes to offer.
+    return tuple(cls for cls in (throws if isinstance(throws, tuple) else (throws,)) if isinstance(cls, type))
 
 
 def _actor_name(actor: str | Actor[..., Any] | None) -> str | None:

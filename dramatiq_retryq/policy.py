@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal, Protocol, Union, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from dramatiq import Retry
 from dramatiq.middleware import Shutdown
@@ -265,12 +265,12 @@ class _Rules:
 
 
 #: What the option ``backoff`` may be: a Backoff, a list of delays, a function, or a dict of these by exception.
-BackoffOption = Union[
-    Backoff,
-    Sequence[Union[int, timedelta]],
-    Callable[[int, BaseException], Union[int, float, timedelta, None]],
-    Mapping[type[BaseException], Any],
-]
+BackoffOption = (
+    Backoff
+    | Sequence[int | timedelta]
+    | Callable[[int, BaseException], int | float | timedelta | None]
+    | Mapping[type[BaseException], Any]
+)
 
 
 def parse_policy(value: Any, *, what: str, default: Policy) -> Policy:

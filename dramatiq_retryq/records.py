@@ -11,7 +11,7 @@ import base64
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Union
+from typing import Any, Literal, NamedTuple
 
 from dramatiq import Message
 
@@ -205,7 +205,7 @@ class Die:
     problem: str | None = None
 
 
-Decision = Union[RetryIn, Die]
+Decision = RetryIn | Die
 
 
 def read_attempts(options: Mapping[str, Any]) -> tuple[Attempt, ...]:

@@ -67,6 +67,9 @@ class Store(Protocol):
             ClaimLost: the claim is no longer held.
         """
 
+    def finish_many(self, claims: Iterable[Claim]) -> Sequence[Claim]:
+        """Claimed → gone, for each of them. Returns the ones that were no longer held."""
+
     def reschedule(self, claim: Claim, *, data: bytes, due_at: int, now: int) -> None:
         """Claimed → waiting until ``due_at`` with a new payload, in one move.
 
