@@ -24,7 +24,7 @@ class Clock(Protocol):
         """The present instant in whole milliseconds since the epoch, rounded down."""
 
     def due_in(self, delay: int) -> int:
-        """The first whole millisecond that is at least ``delay`` milliseconds from now."""
+        """The first whole millisecond that is at least ``delay`` milliseconds from now; for no delay, now."""
 
     def sleep(self, delay: int) -> None:
         """Let ``delay`` milliseconds pass on the calling thread."""
@@ -40,6 +40,8 @@ class SystemClock:
         return int(time.time() * 1000 + _ROUNDING)
 
     def due_in(self, delay: int) -> int:
+        if delay <= 0:
+            return self.now()
         # Rounded up: a floor here made a delayed message run up to a millisecond early.
         return math.ceil(time.time() * 1000 - _ROUNDING) + delay
 

@@ -18,54 +18,36 @@ A message that another middleware fails, or whose actor nobody knows, joins at s
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import random
-import socket
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from dramatiq import Actor, ActorNotFound, Broker, Message, MessageProxy, Retry, Worker, get_logger
-from dramatiq.middleware import AgeLimit, Interrupt, Middleware, Retries, Shutdown
+from dramatiq import Actor, Broker, Message, MessageProxy, Retry, Worker, get_logger
+from dramatiq.middleware import Interrupt, Middleware, Retries
 
-from ._dramatiq import exception_of, plain_message, silence_attempt_errors
+from ._dramatiq import exception_of, silence_attempt_errors
 from .clock import Clock, SystemClock, milliseconds
 from .dead_letters import LETTER_OPTION, compose
-from .errors import ClaimLost, ConfigError, Snooze
-from .history import Redact, append, describe, last_number, short_traceback
-from .policy import (
-    JITTERS,
-    Backoff,
-    BackoffOption,
-    Jitter,
-    Policy,
-    Settings,
-    adjusted,
-    decide,
-    parse_policy,
+from .errors import ClaimLost, ConfigError
+from .failure import Failure, who
+from .history import Redact
+from .options import (
+    ACTOR_OPTIONS,
+    actor_name_of,
+    check_options,
+    max_age_of,
+    nearer_policy,
+    retries_of,
+    throws_of,
 )
-from .records import Attempt, CurrentAttempt, DeadLetter, Decision, Reason, RetryIn, read_attempts
+from .policy import Backoff, BackoffOption, Jitter, Policy, Settings, parse_policy
+from .records import CurrentAttempt, DeadLetter, Reason, read_attempts
 
 __all__ = ["RetryQueue", "current_attempt"]
-
-#: The options that may be given to an actor, and all that JSON can carry also to a message.
-ACTOR_OPTIONS = frozenset(
-    {
-        "max_retries",
-        "min_backoff",
-        "max_backoff",
-        "retry_when",
-        "throws",
-        "on_retry_exhausted",
-        "backoff",
-        "jitter",
-        "dead_letter_actor",
-        "max_age",
-    }
-)
 
 #: How long a retry that cannot be stored is tried again, in milliseconds, before the message dies.
 DEFAULT_STORE_TIMEOUT = 5_000
@@ -151,7 +133,7 @@ class RetryQueue(Middleware):
         rng: random.Random | None = None,
     ) -> None:
         self.logger: logging.Logger = get_logger("dramatiq_retryq", type(self))  # type: ignore[no-untyped-call]
-        _check_options(
+        check_options(
             {
                 "max_retries": max_retries,
                 "jitter": jitter,
@@ -177,7 +159,7 @@ class RetryQueue(Middleware):
         self.policy: Policy = (
             default if backoff is None else parse_policy(backoff, what="RetryQueue: backoff", default=default)
         )
-        self.dead_letter_actor = _actor_name(dead_letter_actor)
+        self.dead_letter_actor = actor_name_of(dead_letter_actor)
         self.redact = redact
         self.log_every_attempt = log_every_attempt
         self.store_timeout = milliseconds(store_timeout, "RetryQueue: store_timeout")
@@ -193,7 +175,7 @@ class RetryQueue(Middleware):
 
     def before_declare_actor(self, broker: Broker, actor: Actor[..., Any]) -> None:
         self.take_place(broker)
-        _check_options(actor.options, f"actor {actor.actor_name!r}")
+        check_options(actor.options, f"actor {actor.actor_name!r}")
         self._settings(broker, actor.options, {}, f"actor {actor.actor_name!r}")
 
     # Called with each actor that is there already when the middleware is added; there it may raise.
@@ -230,7 +212,7 @@ class RetryQueue(Middleware):
     def _check_targets(self, broker: Broker) -> None:
         wanted = {"RetryQueue": self.dead_letter_actor}
         for actor in broker.actors.values():
-            wanted[f"actor {actor.actor_name!r}"] = _actor_name(actor.options.get("dead_letter_actor"))
+            wanted[f"actor {actor.actor_name!r}"] = actor_name_of(actor.options.get("dead_letter_actor"))
         for whose, target in wanted.items():
             if target is not None and target not in broker.actors:
                 raise ConfigError(
@@ -246,14 +228,14 @@ class RetryQueue(Middleware):
         if not options or "retries" in options or "attempts" in options or ACTOR_OPTIONS.isdisjoint(options):
             return
         what = f"message to actor {message.actor_name!r}"
-        _check_options(options, what)
+        check_options(options, what)
         actor = broker.actors.get(message.actor_name)
         self._settings(broker, actor.options if actor is not None else {}, options, what)
 
     # -- Processing ----------------------------------------------------------------------------------------------
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
-        _running.set(_Running(self, broker, message, self._clock(broker).now()))
+        _running.set(_Running(self, broker, message, self.clock_of(broker).now()))
 
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
         _running.set(None)
@@ -274,7 +256,7 @@ class RetryQueue(Middleware):
         if message.failed:  # by the actor itself, or by a middleware: it wants no retry
             return
         message.fail()
-        failure = _Failure(self, broker, message, exception, running.started_at if running is not None else None)
+        failure = Failure(self, broker, message, exception, running.started_at if running is not None else None)
         try:
             failure.handle()
         except Interrupt:
@@ -283,7 +265,7 @@ class RetryQueue(Middleware):
             failure.handle_again()
         except Exception as raised:
             failure.reason = failure.reason or "unschedulable"
-            self._log("error", "Handling a failure of %s failed: %s.", _who(message), type(raised).__name__)
+            self.log("error", "Handling a failure of %s failed: %s.", who(message), type(raised).__name__)
         finally:
             if message.failed:
                 message.__dict__["retryq_reason"] = failure.reason or "unschedulable"
@@ -301,9 +283,9 @@ class RetryQueue(Middleware):
         if letter is not None:
             exception = exception_of(message)
             actor = broker.actors.get(message.actor_name)
-            throws = _throws(message.options, actor.options if actor is not None else {})
+            throws = throws_of(message.options, actor.options if actor is not None else {})
             if throws and isinstance(exception, throws):
-                self._log("info", "Aborting message %r.", message.message_id)
+                self.log("info", "Aborting message %r.", message.message_id)
                 self.report(letter, exception, expected=True)
             else:
                 self.report(letter, exception)
@@ -312,11 +294,11 @@ class RetryQueue(Middleware):
 
     def compose(self, broker: Broker, message: MessageProxy) -> DeadLetter:
         """The dead letter of a message that is about to be rejected."""
-        now = self._clock(broker).now()
+        now = self.clock_of(broker).now()
         reason: Reason | None = message.__dict__.get("retryq_reason")
         if reason is None:
             actor = broker.actors.get(message.actor_name)
-            max_age = _max_age(broker, actor.options if actor is not None else {}, message.options)
+            max_age = max_age_of(broker, actor.options if actor is not None else {}, message.options)
             if max_age and now - message.message_timestamp >= max_age:
                 reason = "expired"
         claim = message.__dict__.get("claim")
@@ -337,15 +319,15 @@ class RetryQueue(Middleware):
         target = options.get("dead_letter_actor")
         if target is None and actor is not None:
             target = actor.options.get("dead_letter_actor")
-        target = _actor_name(target) or self.dead_letter_actor
+        target = actor_name_of(target) or self.dead_letter_actor
         if target is None or target == letter.actor_name:
             return
         try:
             options = {LETTER_OPTION: letter.id}
             message = broker.get_actor(target).message(letter.asdict()).copy(options=options)
-            self._persist(broker, lambda: broker.enqueue(message))
+            self.persist(broker, lambda: broker.enqueue(message))
         except Exception as raised:
-            self._log(
+            self.log(
                 "error",
                 "The dead letter of %s could not be sent to the dead-letter actor %r: %s.",
                 f"{letter.actor_name}({letter.message_id})",
@@ -378,16 +360,16 @@ class RetryQueue(Middleware):
         elif isinstance(exception, Retry):
             level = "warning"
         if level != "error":
-            self._log(level, text + ".", *args, extra=fields)
+            self.log(level, text + ".", *args, extra=fields)
         elif self.redact is None:
-            self._log(level, text + ".", *args, extra=fields, exc_info=exception)
+            self.log(level, text + ".", *args, extra=fields, exc_info=exception)
         else:
             # exc_info would print the traceback as it is, secrets and all.
-            self._log(level, text + ".\n%s", *args, letter.traceback or "", extra=fields)
+            self.log(level, text + ".\n%s", *args, letter.traceback or "", extra=fields)
 
     # -- Parts ---------------------------------------------------------------------------------------------------
 
-    def _clock(self, broker: Broker) -> Clock:
+    def clock_of(self, broker: Broker) -> Clock:
         if self.clock is not None:
             return self.clock
         try:
@@ -409,39 +391,39 @@ class RetryQueue(Middleware):
         """
         policy = self.policy
         for options in (actor_options, message_options):
-            policy = _nearer_policy(policy, options, what)
+            policy = nearer_policy(policy, options, what)
         max_retries = message_options.get("max_retries", actor_options.get("max_retries", self.max_retries))
         return Settings(
             policy=policy,
             max_retries=max_retries,
             retry_when=actor_options.get("retry_when", self.retry_when),
-            throws=_throws(message_options, actor_options),
-            max_age=_max_age(broker, actor_options, message_options),
+            throws=throws_of(message_options, actor_options),
+            max_age=max_age_of(broker, actor_options, message_options),
         )
 
-    def _settings_of(self, broker: Broker, message: MessageProxy) -> tuple[Settings, str | None]:
+    def settings_of(self, broker: Broker, message: MessageProxy) -> tuple[Settings, str | None]:
         """The settings of a message that is there already, and what of them had to be left out."""
         actor = broker.actors.get(message.actor_name)
         options = actor.options if actor is not None else {}
         try:
-            _check_options(message.options, "message")
+            check_options(message.options, "message")
             return self._settings(broker, options, message.options), None
         except ConfigError as raised:
             return self._settings(broker, options, {}), f"{raised}; the message's options were not heard"
 
     def _current_attempt(self, running: _Running) -> CurrentAttempt:
-        settings, _ = self._settings_of(running.broker, running.message)
+        settings, _ = self.settings_of(running.broker, running.message)
         previous = read_attempts(running.message.options)
         return CurrentAttempt(
-            number=_retries(running.message.options) + 1,
+            number=retries_of(running.message.options) + 1,
             limit=settings.limit,
             previous=previous,
             first_started_at=previous[0].started_at if previous else running.started_at,
         )
 
-    def _persist(self, broker: Broker, store: Callable[[], object]) -> None:
+    def persist(self, broker: Broker, store: Callable[[], object]) -> None:
         """Call ``store`` until it succeeds, for ``store_timeout`` at the longest; then raise what it raised."""
-        clock, waited, pause = self._clock(broker), 0, 50
+        clock, waited, pause = self.clock_of(broker), 0, 50
         while True:
             try:
                 store()
@@ -454,252 +436,9 @@ class RetryQueue(Middleware):
             clock.sleep(pause)
             waited, pause = waited + pause, min(2 * pause, 1_000)
 
-    def _log(self, level: str, text: str, *args: object, **kwargs: Any) -> None:
+    def log(self, level: str, text: str, *args: object, **kwargs: Any) -> None:
         # A log handler is other people's code and raises when its disk is full. The message must not pay for that.
         try:
             getattr(self.logger, level)(text, *args, **kwargs)
         except Exception:
             pass
-
-
-class _Failure:
-    """One failed attempt, from the exception to the retry that is stored or the reason to die."""
-
-    def __init__(
-        self,
-        middleware: RetryQueue,
-        broker: Broker,
-        message: MessageProxy,
-        error: BaseException,
-        started_at: int | None,
-    ) -> None:
-        self.middleware = middleware
-        self.broker = broker
-        self.message = message
-        self.error = error
-        self.clock = middleware._clock(broker)
-        self.now = self.clock.now()
-        self.started_at = self.now if started_at is None else started_at
-        self.options = dict(message.options)
-        #: Why the message dies, once that is decided.
-        self.reason: Reason | None = None
-        self._stored = False
-
-    def handle(self) -> None:
-        """Decide, and carry it out. The message is marked as failed unless a retry is really stored."""
-        settings, problem = self.middleware._settings_of(self.broker, self.message)
-        written = self.options.get("attempts")
-        decision = decide(
-            self.error,
-            settings,
-            retries=_retries(self.options),
-            previous=_previous_delay(written),
-            sent_at=self.message.message_timestamp,
-            now=self.now,
-            rng=self.middleware.rng,
-        )
-        self._write(decision)
-        if isinstance(decision, RetryIn):
-            self._retry(decision)
-            self._log_retry(decision, settings)
-        else:
-            self.reason = decision.reason
-            if decision.reason == "exhausted":
-                self._tell_exhausted(settings)
-        problem = problem or decision.problem
-        if problem:
-            self.middleware._log("error", "While handling a failure of %s: %s.", _who(self.message), problem)
-
-    def handle_again(self) -> None:
-        """After an interrupt somewhere in :meth:`handle`: do what is not done yet."""
-        if self._stored:
-            self.message.failed = False
-        elif self.reason is None:
-            self.message.options.clear()
-            self.message.options.update(self.options)
-            self.handle()
-
-    def _write(self, decision: Decision) -> None:
-        """Write the attempt into the message's options, as history and in the three fields that Dramatiq has."""
-        options = self.message.options
-        if isinstance(decision, RetryIn) and not decision.uses_attempt:
-            if isinstance(self.error, Snooze):
-                snoozes = options.get("snoozes", 0)
-                options["snoozes"] = (snoozes if isinstance(snoozes, int) else 0) + 1
-            return
-        info = describe(self.error, self.middleware.redact)
-        append(
-            options,
-            Attempt(
-                n=last_number(options) + 1,
-                started_at=self.started_at,
-                duration=max(0, self.now - self.started_at),
-                error=info.type,
-                message=info.message,
-                place=info.place,
-                delay=decision.delay if isinstance(decision, RetryIn) else None,
-                worker=_worker_name(),
-            ),
-        )
-        if isinstance(decision, RetryIn) or decision.reason != "rejected":
-            options["retries"] = _retries(options) + 1
-            options["traceback"] = short_traceback(self.error, info)
-            options["requeue_timestamp"] = self.now
-
-    def _retry(self, decision: RetryIn) -> None:
-        self.middleware._persist(self.broker, functools.partial(self._store, decision.delay))
-        self.message.failed = False
-
-    def _store(self, delay: int) -> None:
-        reschedule = getattr(self.broker, "reschedule", None)
-        if reschedule is not None and "claim" in self.message.__dict__:
-            reschedule(self.message, delay=delay)
-        else:
-            # No delay rather than one of 0: that would go through the delay queue and a worker's memory.
-            self.broker.enqueue(plain_message(self.message).copy(), delay=delay or None)
-        self._stored = True
-
-    def _log_retry(self, decision: RetryIn, settings: Settings) -> None:
-        expected = isinstance(self.error, (Retry, Shutdown))
-        info = describe(self.error, self.middleware.redact)
-        attempt = _retries(self.options) + 1
-        self.middleware._log(
-            "info" if expected else "warning",
-            "Attempt %d of %s of actor %s failed (message %s): %s. Next in %d ms.",
-            attempt,
-            settings.limit if settings.limit is not None else "any",
-            self.message.actor_name,
-            self.message.message_id,
-            info,
-            decision.delay,
-            extra={
-                "actor": self.message.actor_name,
-                "message_id": self.message.message_id,
-                "attempt": attempt,
-                "limit": settings.limit,
-                "delay": decision.delay,
-                "error": str(info),
-            },
-        )
-
-    def _tell_exhausted(self, settings: Settings) -> None:
-        actor = self.broker.actors.get(self.message.actor_name)
-        name = self.message.options.get("on_retry_exhausted")
-        if name is None and actor is not None:
-            name = actor.options.get("on_retry_exhausted")
-        name = _actor_name(name)
-        if name is None:
-            return
-        try:
-            message = self.broker.get_actor(name).message(
-                self.message.asdict(),
-                {"retries": _retries(self.options), "max_retries": settings.max_retries},
-            )
-            self.middleware._persist(self.broker, lambda: self.broker.enqueue(message))
-        except Exception as raised:
-            self.middleware._log(
-                "error",
-                "%s is exhausted, and the actor %r could not be told: %s.",
-                _who(self.message),
-                name,
-                f"{type(raised).__name__}: no such actor"
-                if isinstance(raised, ActorNotFound)
-                else type(raised).__name__,
-            )
-
-
-def _nearer_policy(policy: Policy, options: Mapping[str, Any], what: str) -> Policy:
-    """The policy once one more level of options has been heard."""
-    backoff = options.get("backoff")
-    lo, hi = options.get("min_backoff"), options.get("max_backoff")
-    jitter = options.get("jitter")
-    if lo is not None:
-        lo = milliseconds(lo, f"{what}: min_backoff")
-    if hi is not None:
-        hi = milliseconds(hi, f"{what}: max_backoff")
-    if lo is not None and hi is not None and hi < lo:
-        raise ConfigError(f"{what}: max_backoff is {hi} ms, below min_backoff ({lo} ms): raise it or lower min_backoff")
-    if backoff is None:
-        return adjusted(policy, min_backoff=lo, max_backoff=hi, jitter=jitter)
-    if isinstance(backoff, Mapping):
-        default = adjusted(policy, min_backoff=lo, max_backoff=hi, jitter=jitter)
-        return parse_policy(backoff, what=f"{what}: backoff", default=default)
-    if not (lo is None and hi is None and jitter is None):
-        raise ConfigError(
-            f"{what}: backoff and min_backoff, max_backoff or jitter cannot be given together: "
-            "say all of it with backoff=Backoff(min_backoff, max_backoff, jitter=…)"
-        )
-    return parse_policy(backoff, what=f"{what}: backoff", default=policy)
-
-
-def _check_options(options: Mapping[str, Any], what: str) -> None:
-    """Check what can be checked of each option by itself.
-
-    Raises:
-        ConfigError: with the actor or message, the option, its value and what was wanted.
-    """
-    retries = options.get("max_retries")
-    if retries is not None and (isinstance(retries, bool) or not isinstance(retries, int) or retries < 0):
-        raise ConfigError(
-            f"{what}: max_retries is {retries!r}: give a whole number, 0 for no retry, or None for no limit"
-        )
-    jitter = options.get("jitter")
-    if jitter is not None and jitter not in JITTERS:
-        raise ConfigError(f"{what}: jitter is {jitter!r}: give one of {', '.join(JITTERS)}")
-    retry_when = options.get("retry_when")
-    if retry_when is not None and not callable(retry_when):
-        raise ConfigError(f"{what}: retry_when is {retry_when!r}: give a function (retries, error) -> bool")
-    throws = options.get("throws")
-    for cls in throws if isinstance(throws, tuple) else (throws,):
-        if cls is not None and not (isinstance(cls, type) and issubclass(cls, BaseException)):
-            raise ConfigError(f"{what}: throws is {throws!r}: give an exception class or a tuple of them")
-    for option in ("on_retry_exhausted", "dead_letter_actor"):
-        target = options.get(option)
-        if target is not None and not isinstance(target, (str, Actor)):
-            raise ConfigError(f"{what}: {option} is {target!r}: give an actor or its name")
-    max_age = options.get("max_age")
-    if max_age is not None and (isinstance(max_age, bool) or not isinstance(max_age, (int, float)) or max_age < 0):
-        raise ConfigError(f"{what}: max_age is {max_age!r}: give milliseconds, 0 or None for no limit")
-
-
-def _max_age(broker: Broker, actor_options: Mapping[str, Any], message_options: Mapping[str, Any]) -> int | None:
-    """The age limit, found as Dramatiq's AgeLimit finds it."""
-    inherited = next((m.max_age for m in broker.middleware if isinstance(m, AgeLimit)), None)
-    max_age = message_options.get("max_age") or actor_options.get("max_age", inherited)
-    return max_age if isinstance(max_age, (int, float)) else None  # type: ignore[return-value]
-
-
-def _throws(message_options: Mapping[str, Any], actor_options: Mapping[str, Any]) -> tuple[type[BaseException], ...]:
-    throws = message_options.get("throws") or actor_options.get("throws") or ()
-    # A message that JSON carried has no classes to offer.
-    return tuple(cls for cls in (throws if isinstance(throws, tuple) else (throws,)) if isinstance(cls, type))
-
-
-def _actor_name(actor: str | Actor[..., Any] | None) -> str | None:
-    return actor.actor_name if isinstance(actor, Actor) else actor
-
-
-def _retries(options: Mapping[str, Any]) -> int:
-    retries = options.get("retries", 0)
-    return retries if isinstance(retries, int) else 0
-
-
-def _previous_delay(attempts: Any) -> int | None:
-    try:
-        delay = attempts[-1]["delay"]
-    except (TypeError, KeyError, IndexError):
-        return None
-    return delay if isinstance(delay, int) else None
-
-
-def _who(message: MessageProxy) -> str:
-    return f"message {message.message_id} of actor {message.actor_name}"
-
-
-def _worker_name() -> str:
-    return f"{_hostname()}:{os.getpid()}"
-
-
-@functools.cache
-def _hostname() -> str:
-    return socket.gethostname()

@@ -1,0 +1,262 @@
+"""What a worker holds of a queue: the consumer, the messages it hands out, and how it is woken."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from dramatiq import Consumer, Message, MessageProxy
+
+from ._dramatiq import exception_of
+from .clock import Clock
+from .dead_letters import compose
+from .errors import ClaimLost
+from .records import Claim, DeadLetter
+from .store import Store
+
+__all__ = ["ClaimedMessage", "Home", "Line", "StoreConsumer"]
+
+
+class Home(Protocol):
+    """What a consumer wants of its broker."""
+
+    store: Store
+    clock: Clock
+    logger: logging.Logger
+
+    def bury(self, claim: Claim, letter: DeadLetter, exception: BaseException | None) -> None: ...
+
+    def bury_undecodable(self, claim: Claim, error: BaseException) -> None: ...
+
+    def is_instant(self, message: Message[Any], eta: object) -> bool: ...
+
+
+class ClaimedMessage(MessageProxy):
+    """A message and the claim under which a worker has it."""
+
+    def __init__(self, message: Message[Any], claim: Claim, consumer: StoreConsumer) -> None:
+        super().__init__(message)
+        self.claim = claim
+        self.consumer = consumer
+        #: Whether the claim came to its end before the worker acked.
+        self.settled = False
+        # Copied, since the fallback through __getattr__ takes longer than all that is read costs to copy.
+        self.options = message.options
+        self.actor_name = message.actor_name
+        self.queue_name = message.queue_name
+        self.message_id = message.message_id
+
+    # Dramatiq 2.0 puts bare messages into its priority queue and compares them; those with the same priority
+    # keep the order in which they were handed out.
+    def __lt__(self, other: object) -> bool:
+        return isinstance(other, ClaimedMessage) and self.claim.token < other.claim.token
+
+
+class StoreConsumer(Consumer):
+    """Hands out what is due, within a window, and sleeps until something is.
+
+    The window is refilled when a quarter of it is free and not for each message that is done: waking this thread costs
+    more than the message itself.
+    """
+
+    def __init__(self, broker: Home, queue_name: str, line: Line, prefetch: int, timeout: int) -> None:
+        self.broker = broker
+        self.store = broker.store
+        self.clock = broker.clock
+        self.queue_name = queue_name
+        self.line = line
+        self.prefetch = max(1, prefetch)
+        self.timeout = timeout
+        self.owner = f"{socket.gethostname()}:{os.getpid()}"
+        #: Claimed, and not yet handed to the worker.
+        self.buffer: deque[Claim] = deque()
+        #: Handed to the worker and not yet settled, by token. Worker threads take out what this thread put in, which
+        #: needs no lock, since each step on a dict is atomic.
+        self.outstanding: dict[int, Claim] = {}
+        #: The window is refilled when so many or fewer are outstanding.
+        self.low = self.prefetch - max(1, self.prefetch // 4)
+        self.bell = Bell()
+        #: Until when (ms) this consumer sleeps if its bell is not rung.
+        self.wakes_at = math.inf
+        self.wants_room = False
+
+    def __next__(self) -> MessageProxy | None:
+        while self.buffer or self._refill():
+            claim = self.buffer.popleft()
+            try:
+                message = Message.decode(claim.data)
+            except Exception as error:
+                self.broker.bury_undecodable(claim, error)
+                continue
+            if "eta" in message.options:
+                # It is due; the worker, seeing one, would park the message.
+                self.broker.is_instant(message, message.options.pop("eta"))
+            if message.queue_name != self.queue_name:
+                message = message.copy(queue_name=self.queue_name)
+            self.outstanding[claim.token] = claim
+            return ClaimedMessage(message, claim, self)
+        return None
+
+    def _refill(self) -> bool:
+        """Claim what is due; if nothing is, wait for it once. ``False`` if there still is nothing."""
+        if self._claim():
+            return True
+        sleepers = self.line.sleepers
+        self.wakes_at = math.inf
+        self.wants_room = True
+        sleepers.append(self)
+        try:
+            # Again, now that others know of this sleeper: something may have come in between.
+            if self._claim():
+                return True
+            seconds = self.timeout / 1000
+            if len(self.outstanding) <= self.low:
+                next_due = self.store.next_due(self.queue_name)
+                if next_due is not None:
+                    self.wakes_at = next_due
+                    seconds = min(seconds, max(0, next_due - self.clock.now()) / 1000)
+            else:
+                sleepers.remove(self)  # nothing to be woken for but room in its own window
+            self.bell.wait(seconds)
+        finally:
+            self.wants_room = False
+            if self in sleepers:
+                sleepers.remove(self)
+        return self._claim()
+
+    def _claim(self) -> bool:
+        outstanding = len(self.outstanding)
+        if outstanding > self.low:
+            return False
+        room = self.prefetch - outstanding
+        claims = self.store.claim(self.queue_name, now=self.clock.now(), limit=room, owner=self.owner)
+        if len(claims) == room and self.line.sleepers:
+            self.line.wake_another(self)  # there may be more than this consumer could take
+        self.buffer.extend(claims)
+        return bool(claims)
+
+    def ack(self, message: MessageProxy) -> None:
+        claimed: ClaimedMessage = message  # type: ignore[assignment]
+        if not claimed.settled:
+            try:
+                self.store.finish(claimed.claim)
+            except ClaimLost as lost:
+                self.broker.logger.warning("Message %s was done, but %s.", message.message_id, lost)
+            claimed.settled = True
+        claimed.consumer.done(claimed.claim)
+
+    def nack(self, message: MessageProxy) -> None:
+        claimed: ClaimedMessage = message  # type: ignore[assignment]
+        claim = claimed.claim
+        if not claimed.settled:
+            letter = message.__dict__.get("dead_letter")
+            if letter is None:  # there is no RetryQueue that would have composed it
+                letter = compose(message, now=self.clock.now(), letter_id=str(claim.id), data=claim.data)
+            try:
+                self.broker.bury(claim, letter, exception_of(message))
+            except ClaimLost as lost:
+                self.broker.logger.warning("Message %s failed, but %s.", message.message_id, lost)
+            claimed.settled = True
+        claimed.consumer.done(claim)
+
+    def done(self, claim: Claim) -> None:
+        """A worker has settled this claim: there is room for one more."""
+        self.outstanding.pop(claim.token, None)
+        if self.wants_room and len(self.outstanding) <= self.low:
+            self.bell.ring()
+        line = self.line
+        if line.joiners and self.store.unfinished(self.queue_name) == 0:
+            line.notify_joiners()
+
+    def requeue(self, messages: Iterable[MessageProxy]) -> None:
+        claims = [claim for claim in (message.__dict__.get("claim") for message in messages) if claim is not None]
+        self._release(claims)
+
+    def close(self) -> None:
+        """Give back what was claimed and not handed out. What a worker still runs stays claimed."""
+        self._release(list(self.buffer))
+        self.buffer.clear()
+
+    def _release(self, claims: list[Claim]) -> None:
+        self.store.release(claims, now=self.clock.now())
+        for claim in claims:
+            self.outstanding.pop(claim.token, None)
+        # Also where nothing was released: a wake-up meant for another may have reached this one.
+        self.line.wake_another(self)
+
+
+class Line:
+    """Who waits for what in one queue."""
+
+    __slots__ = ("_condition", "first_death", "joiners", "sleepers")
+
+    def __init__(self) -> None:
+        self.sleepers: list[StoreConsumer] = []
+        self.joiners = 0
+        #: The letter and the exception of the first death that join() has to raise.
+        self.first_death: tuple[str, BaseException] | None = None
+        self._condition = threading.Condition()
+
+    def wake_one(self) -> None:
+        """Something is due now."""
+        for sleeper in list(self.sleepers):
+            if sleeper.bell.ring():
+                return
+
+    def wake_another(self, consumer: StoreConsumer) -> None:
+        """Something may be due that ``consumer`` cannot take."""
+        for sleeper in list(self.sleepers):
+            if sleeper is not consumer and sleeper.bell.ring():
+                return
+
+    def wake_before(self, due_at: int) -> None:
+        """Something is due at ``due_at``: whoever means to sleep longer must think again."""
+        for sleeper in list(self.sleepers):
+            if sleeper.wakes_at > due_at:
+                sleeper.bell.ring()
+
+    def wake_all(self) -> None:
+        for sleeper in list(self.sleepers):
+            sleeper.bell.ring()
+
+    def wait_until(self, is_so: Callable[[], bool], seconds: float | None) -> bool:
+        """Wait for a condition on which :meth:`notify_joiners` is called; ``False`` if the time is over first."""
+        with self._condition:
+            self.joiners += 1
+            try:
+                # Not a deadline of our own: time.monotonic() stands still under freezegun, threading's does not.
+                return self._condition.wait_for(is_so, seconds)
+            finally:
+                self.joiners -= 1
+
+    def notify_joiners(self) -> None:
+        with self._condition:
+            self._condition.notify_all()
+
+
+class Bell:
+    """Wakes one thread; rung while nobody waits, it wakes the next one that does."""
+
+    __slots__ = ("_silent",)
+
+    def __init__(self) -> None:
+        # A bare lock: an Event or Condition makes a new one for every wait, and with 200 idle queues that is seen.
+        self._silent = threading.Lock()
+        self._silent.acquire()
+
+    def ring(self) -> bool:
+        """Wake the waiter. ``False`` if the bell was rung already."""
+        try:
+            self._silent.release()
+        except RuntimeError:
+            return False
+        return True
+
+    def wait(self, seconds: float) -> None:
+        self._silent.acquire(timeout=seconds)
