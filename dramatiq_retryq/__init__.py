@@ -1,6 +1,6 @@
 """Retries, attempts and dead letters for Dramatiq actors, with brokers that need no server."""
 
-from .broker import MemoryBroker
+from .broker import MemoryBroker, SQLiteBroker
 from .dead_letters import DeadLetters
 from .embedded import run_worker
 from .errors import GiveUp, Snooze
@@ -16,6 +16,7 @@ __all__ = [
     "GiveUp",
     "MemoryBroker",
     "RetryQueue",
+    "SQLiteBroker",
     "Snooze",
     "current_attempt",
     "run_worker",

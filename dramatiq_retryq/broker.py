@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import atexit
-import functools
 import multiprocessing
 import os
+import threading
 import weakref
 from collections.abc import Callable
+from datetime import timedelta
 
-from dramatiq import Consumer
+from dramatiq import Consumer, MessageProxy, Worker
 from dramatiq.middleware import Middleware
 
-from .clock import Clock
-from .consumer import Line
-from .errors import ConfigError
+from .clock import Clock, milliseconds
+from .consumer import ClaimedMessage, GroupingConsumer, Line, StoreConsumer
+from .database import Synchronous
+from .errors import ConfigError, StoreUnavailable
 from .memory_store import MemoryStore
+from .sqlite_store import SQLiteStore
 from .store_broker import StoreBroker
 
-__all__ = ["MemoryBroker", "StoreBroker"]
+__all__ = ["MemoryBroker", "SQLiteBroker", "StoreBroker"]
 
 
 class MemoryBroker(StoreBroker):
@@ -82,14 +85,185 @@ class MemoryBroker(StoreBroker):
             self._lines[name] = Line()
 
 
+class SQLiteBroker(StoreBroker):
+    """A broker in one file: for many processes on one machine, without a server.
+
+    Nothing is lost when any process is killed at any instant: what it was running is waiting again within seconds, at
+    once where a worker starts, and a retry, a death or a replay is one transaction.
+
+    Args:
+        path: the file; made if it is not there, readable by its owner only. Its directory must be on a local disk.
+        middleware: as for every Dramatiq broker; by default Dramatiq's own, with ``RetryQueue()`` in the place of
+            ``Retries``.
+        synchronous: ``"normal"`` survives the death of any process; the last moments may be lost when the machine
+            loses power. ``"full"`` survives that too, and waits for the disk at each commit.
+        max_crashes: how often a worker process may die while running a message before the message is a dead letter,
+            reason ``crashed``.
+        max_dead_letters: how many dead letters are kept, the oldest being dropped beyond; ``None`` for all.
+        max_letter_age: how long dead letters are kept, in ms or as a timedelta; ``None`` for ever.
+        clock: where the time comes from.
+        fail_fast_default: what :meth:`join` does about dead messages unless it is told.
+
+    Raises:
+        ConfigError: a value makes no sense, or the file belongs to another program or a newer version of this one.
+        StoreUnavailable: the file cannot be opened.
+    """
+
+    _consumer_class = GroupingConsumer
+
+    #: How long (s) a message that another process sent may lie unnoticed while a worker idles.
+    _LOOK_EVERY = 0.015
+    #: After how many such looks it is seen whether processes have died: every 2 s.
+    _RECOVER_EVERY = 133
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        middleware: list[Middleware] | None = None,
+        *,
+        synchronous: Synchronous = "normal",
+        max_crashes: int = 3,
+        max_dead_letters: int | None = None,
+        max_letter_age: int | timedelta | None = None,
+        clock: Clock | None = None,
+        fail_fast_default: bool = True,
+    ) -> None:
+        for name, value in (("max_crashes", max_crashes), ("max_dead_letters", max_dead_letters)):
+            if value is None and name == "max_dead_letters":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"SQLiteBroker: {name} is {value!r}: give a whole number of 1 or more")
+        if max_letter_age is not None:
+            max_letter_age = milliseconds(max_letter_age, "SQLiteBroker: max_letter_age")
+        self.max_crashes = max_crashes
+        self._file = SQLiteStore(
+            path, synchronous=synchronous, max_dead_letters=max_dead_letters, max_letter_age=max_letter_age
+        )
+        self._workers = 0
+        self._watcher: _Watcher | None = None
+        self._consumers: weakref.WeakSet[StoreConsumer] = weakref.WeakSet()
+        super().__init__(self._file, middleware, clock=clock, fail_fast_default=fail_fast_default)
+        _sqlite_brokers.add(self)
+
+    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 30_000) -> Consumer:
+        consumer = super().consume(queue_name, prefetch, timeout)
+        if isinstance(consumer, StoreConsumer):
+            self._consumers.add(consumer)
+        return consumer
+
+    def _before_worker_boot(self, worker: Worker) -> None:
+        self._workers += 1
+        self._recover()
+        if self._watcher is None:
+            self._watcher = _Watcher(self._look, self._LOOK_EVERY)
+
+    def _after_worker_shutdown(self, worker: Worker) -> None:
+        super()._after_worker_shutdown(worker)
+        self._workers -= 1
+        if self._workers == 0 and self._watcher is not None:
+            self._watcher.stop()
+            self._watcher = None
+
+    def _before_process_message(self, message: MessageProxy) -> None:
+        if isinstance(message, ClaimedMessage):
+            self._file.begin(message.claim)
+
+    def _look(self, times: int) -> None:
+        """What another process may have done meanwhile: sent something, or died."""
+        if times % self._RECOVER_EVERY == 0:
+            self._recover()
+        if not any(line.sleepers or line.joiners for line in self._lines.values()) or not self._file.changed():
+            return
+        for queue_name, line in list(self._lines.items()):
+            if line.sleepers:
+                next_due = self._file.next_due(queue_name)
+                if next_due is not None:
+                    line.wake_before(next_due)
+            if line.joiners:
+                line.notify_joiners()
+
+    def _recover(self) -> None:
+        for letter in self._file.recover(now=self.clock.now(), max_crashes=self.max_crashes):
+            self._tell(letter)
+
+    def _commit_acks(self) -> None:
+        for consumer in list(self._consumers):
+            if isinstance(consumer, GroupingConsumer):
+                consumer.commit_acks()
+
+    def close(self) -> None:
+        """Commit what is done, and close the file. Other processes are not concerned."""
+        if self._watcher is not None:
+            self._watcher.stop()
+            self._watcher = None
+        self._commit_acks()
+        super().close()
+
+    def _after_fork(self) -> None:
+        self._file.after_fork_in_child()
+        self._workers = 0
+        self._watcher = None
+        self._consumers = weakref.WeakSet()
+        for name in self._lines:
+            self._lines[name] = Line()
+
+
+class _Watcher:
+    """Looks at something, again and again, on a thread of its own."""
+
+    def __init__(self, look: Callable[[int], None], seconds: float) -> None:
+        self._look = look
+        self._seconds = seconds
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="retryq-watcher", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        times = 0
+        while not self._stopped.wait(self._seconds):
+            times += 1
+            try:
+                self._look(times)
+            except StoreUnavailable:
+                continue  # the consumers say so; here it is enough to try again
+
+    def stop(self) -> None:
+        self._stopped.set()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+
+_sqlite_brokers: weakref.WeakSet[SQLiteBroker] = weakref.WeakSet()
 _memory_brokers: weakref.WeakSet[MemoryBroker] = weakref.WeakSet()
 
 
-def _each_memory_broker(act: Callable[[MemoryBroker], None]) -> None:
-    for broker in list(_memory_brokers):
-        act(broker)
+def _before_fork() -> None:
+    for broker in list(_sqlite_brokers):
+        broker._file.before_fork()
 
 
-atexit.register(_each_memory_broker, MemoryBroker._warn_of_loss)
+def _after_fork_in_parent() -> None:
+    for broker in list(_sqlite_brokers):
+        broker._file.after_fork_in_parent()
+
+
+def _after_fork_in_child() -> None:
+    for memory_broker in list(_memory_brokers):
+        memory_broker._after_fork()
+    for sqlite_broker in list(_sqlite_brokers):
+        sqlite_broker._after_fork()
+
+
+def _at_exit() -> None:
+    for memory_broker in list(_memory_brokers):
+        memory_broker._warn_of_loss()
+    for sqlite_broker in list(_sqlite_brokers):
+        try:
+            sqlite_broker._commit_acks()
+        except StoreUnavailable:
+            continue  # what was done and could not be acked will be delivered again
+
+
+atexit.register(_at_exit)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=functools.partial(_each_memory_broker, MemoryBroker._after_fork))
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -16,11 +16,11 @@ from dramatiq import Consumer, Message, MessageProxy
 from ._dramatiq import exception_of
 from .clock import Clock
 from .dead_letters import compose
-from .errors import ClaimLost
+from .errors import ClaimLost, StoreUnavailable
 from .records import Claim, DeadLetter
 from .store import Store
 
-__all__ = ["ClaimedMessage", "Home", "Line", "StoreConsumer"]
+__all__ = ["ClaimedMessage", "GroupingConsumer", "Home", "Line", "StoreConsumer"]
 
 
 class Home(Protocol):
@@ -84,7 +84,9 @@ class StoreConsumer(Consumer):
         self.bell = Bell()
         #: Until when (ms) this consumer sleeps if its bell is not rung.
         self.wakes_at = math.inf
+        #: Whether it sleeps because its window is full, or because nothing is due.
         self.wants_room = False
+        self.is_resting = False
 
     def __next__(self) -> MessageProxy | None:
         while self.buffer or self._refill():
@@ -109,7 +111,7 @@ class StoreConsumer(Consumer):
             return True
         sleepers = self.line.sleepers
         self.wakes_at = math.inf
-        self.wants_room = True
+        self.wants_room = self.is_resting = True
         sleepers.append(self)
         try:
             # Again, now that others know of this sleeper: something may have come in between.
@@ -122,10 +124,11 @@ class StoreConsumer(Consumer):
                     self.wakes_at = next_due
                     seconds = min(seconds, max(0, next_due - self.clock.now()) / 1000)
             else:
+                self.is_resting = False
                 sleepers.remove(self)  # nothing to be woken for but room in its own window
-            self.bell.wait(seconds)
+            self._wait(seconds)
         finally:
-            self.wants_room = False
+            self.wants_room = self.is_resting = False
             if self in sleepers:
                 sleepers.remove(self)
         return self._claim()
@@ -170,9 +173,14 @@ class StoreConsumer(Consumer):
         self.outstanding.pop(claim.token, None)
         if self.wants_room and len(self.outstanding) <= self.low:
             self.bell.ring()
-        line = self.line
-        if line.joiners and self.store.unfinished(self.queue_name) == 0:
-            line.notify_joiners()
+        self._tell_joiners()
+
+    def _tell_joiners(self) -> None:
+        if self.line.joiners and self.store.is_idle(self.queue_name):
+            self.line.notify_joiners()
+
+    def _wait(self, seconds: float) -> None:
+        self.bell.wait(seconds)
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
         claims = [claim for claim in (message.__dict__.get("claim") for message in messages) if claim is not None]
@@ -189,6 +197,75 @@ class StoreConsumer(Consumer):
             self.outstanding.pop(claim.token, None)
         # Also where nothing was released: a wake-up meant for another may have reached this one.
         self.line.wake_another(self)
+
+
+class GroupingConsumer(StoreConsumer):
+    """A consumer over a store where each commit costs: while there is more to do, acks are committed in groups.
+
+    An ack waits for others no longer than 50 ms, and not at all while nothing else is due. If the process is killed
+    meanwhile, its message is delivered again; an orderly stop commits what is left.
+    """
+
+    #: Commit when so many acks have come together.
+    GROUP = 8
+    #: How long (s) an ack may wait for others.
+    PATIENCE = 0.05
+
+    def __init__(self, broker: Home, queue_name: str, line: Line, prefetch: int, timeout: int) -> None:
+        super().__init__(broker, queue_name, line, prefetch, timeout)
+        self.acked: deque[Claim] = deque()
+        self.is_closed = False
+
+    def ack(self, message: MessageProxy) -> None:
+        claimed: ClaimedMessage = message  # type: ignore[assignment]
+        consumer: GroupingConsumer = claimed.consumer  # type: ignore[assignment]
+        if not claimed.settled:
+            claimed.settled = True
+            consumer.acked.append(claimed.claim)
+        consumer.done(claimed.claim)
+        if consumer.is_resting or consumer.is_closed or len(consumer.acked) >= self.GROUP:
+            consumer.commit_acks()
+
+    def done(self, claim: Claim) -> None:
+        self.store.end(claim)
+        super().done(claim)
+
+    def commit_acks(self) -> None:
+        """Commit the acks that have come together; if that cannot be done now, they are kept."""
+        claims: list[Claim] = []
+        while self.acked:
+            try:
+                claims.append(self.acked.popleft())
+            except IndexError:  # another thread was faster
+                break
+        if not claims:
+            return
+        try:
+            lost = self.store.finish_many(claims)
+        except BaseException as error:
+            self.acked.extendleft(reversed(claims))
+            if not isinstance(error, StoreUnavailable):
+                raise
+            self.broker.logger.warning("%d messages are done and could not be acked yet: %s", len(claims), error)
+            return
+        for claim in lost:
+            self.broker.logger.warning("Entry %d was done, but its claim was lost: it may run again.", claim.id)
+        self._tell_joiners()
+
+    def _claim(self) -> bool:
+        self.commit_acks()
+        return super()._claim()
+
+    def _wait(self, seconds: float) -> None:
+        if self.outstanding:
+            seconds = min(seconds, self.PATIENCE)
+        super()._wait(seconds)
+        self.commit_acks()
+
+    def close(self) -> None:
+        self.is_closed = True
+        self.commit_acks()
+        super().close()
 
 
 class Line:

@@ -6,6 +6,7 @@
     ├── ConfigError                 an option that makes no sense; also a MiddlewareError and a ValueError
     ├── QueueFull                   max_messages is reached, nothing was stored
     ├── EncodeError                 a message that its encoder refuses; also a TypeError
+    ├── StoreUnavailable            the file cannot be used now; also what Dramatiq calls a lost connection
     ├── ClaimLost                   a move on a claim that is no longer held
     ├── LetterNotFound              no dead letter with that id (any more); also a LookupError
     ├── MessageDied                 raised by join() for a death whose own exception is gone
@@ -19,7 +20,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from dramatiq import Retry
-from dramatiq.errors import BrokerError
+from dramatiq.errors import BrokerError, ConnectionClosed
 from dramatiq.middleware import MiddlewareError
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "QueueFull",
     "RetryQueueError",
     "Snooze",
+    "StoreUnavailable",
 ]
 
 
@@ -68,6 +70,14 @@ class ClaimLost(RetryQueueError):
     def __init__(self, entry_id: int) -> None:
         self.entry_id = entry_id
         super().__init__(f"entry {entry_id} is no longer claimed by this claim: nothing was changed")
+
+
+# A ConnectionClosed, on which Dramatiq's worker waits and tries again.
+class StoreUnavailable(RetryQueueError, ConnectionClosed):
+    """The store cannot be used: the disk is full, the file is damaged, locked or gone. Nothing was changed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)  # type: ignore[no-untyped-call]
 
 
 class LetterNotFound(RetryQueueError, LookupError):

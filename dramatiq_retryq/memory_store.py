@@ -210,6 +210,23 @@ class MemoryStore:
             queue = self._queues.get(queue_name)
             return len(queue) + len(queue.claims) if queue is not None else 0
 
+    def is_idle(self, queue_name: str) -> bool:
+        return self.unfinished(queue_name) == 0
+
+    def begin(self, claim: Claim) -> None:
+        """Nothing to note down: whoever could read it dies with this process."""
+
+    def end(self, claim: Claim) -> None:
+        """Likewise."""
+
+    def recover(self, *, now: int, max_crashes: int) -> list[DeadLetter]:
+        """Nothing: those who hold claims die with this process."""
+        return []
+
+    def changed(self) -> bool:
+        """Never: there is no other process."""
+        return False
+
     def find(self, message_id: str) -> Entry | DeadLetter | None:
         with self._lock:
             waiting = [(name, queue.waiting()) for name, queue in self._queues.items()]

@@ -117,8 +117,23 @@ class Store(Protocol):
     def unfinished(self, queue_name: str) -> int:
         """How many entries of this queue are waiting or claimed."""
 
+    def is_idle(self, queue_name: str) -> bool:
+        """Whether nothing of this queue is waiting or claimed."""
+
     def find(self, message_id: str) -> Entry | DeadLetter | None:
         """The entry or letter of the message with this id; a look over everything, for people."""
+
+    def begin(self, claim: Claim) -> None:
+        """The message of this claim is being run from now on; cheap, since it is called for every message."""
+
+    def end(self, claim: Claim) -> None:
+        """The message of this claim was run."""
+
+    def recover(self, *, now: int, max_crashes: int) -> Sequence[DeadLetter]:
+        """Claimed → waiting or dead, for what processes held that are no more. Returns those that died of it."""
+
+    def changed(self) -> bool:
+        """Whether another process may have written since this was asked last."""
 
     def flush(self, queue_name: str) -> int:
         """Waiting → gone, for all of this queue. Returns how many there were."""

@@ -40,6 +40,8 @@ class StoreBroker(Broker):
         fail_fast_default: what :meth:`join` does about dead messages unless it is told.
     """
 
+    _consumer_class: type[StoreConsumer] = StoreConsumer
+
     def __init__(
         self,
         store: Store,
@@ -247,7 +249,7 @@ class StoreBroker(Broker):
             QueueNotFound: the queue was not declared.
         """
         queue_name = self._declared(queue_name)
-        return StoreConsumer(self, queue_name, self._lines[queue_name], prefetch, timeout)
+        return self._consumer_class(self, queue_name, self._lines[queue_name], prefetch, timeout)
 
     def flush(self, queue_name: str) -> None:
         """Drop what waits in a queue. What is being worked on and what is dead stays."""
@@ -278,7 +280,7 @@ class StoreBroker(Broker):
         queue_name = self._declared(queue_name)
         line = self._lines[queue_name]
         seconds = timeout / 1000 if timeout else None
-        if not line.wait_until(lambda: self.store.unfinished(queue_name) == 0, seconds):
+        if not line.wait_until(lambda: self.store.is_idle(queue_name), seconds):
             raise QueueJoinTimeout(f"timed out after {seconds:.02f} seconds")  # type: ignore[no-untyped-call]
         if self.fail_fast_default if fail_fast is None else fail_fast:
             self._raise_first_death(queue_name, line)
@@ -380,14 +382,19 @@ class StoreBroker(Broker):
             data=claim.data,
         )
         self.bury(claim, letter, error)
+        self._tell(letter)
+
+    def _tell(self, letter: DeadLetter) -> None:
+        """Report a death that no worker's nack reports."""
         for middleware in self.middleware:
             if isinstance(middleware, RetryQueue):
-                middleware.deliver(self, letter, {})
+                message = letter.message
+                middleware.deliver(self, letter, message.options if message is not None else {})
                 middleware.report(letter)
                 break
         else:
             self.logger.error(
-                "Entry %d of queue %r cannot be decoded; it is a dead letter now.", claim.id, claim.queue_name
+                "A message of queue %r is dead (%s): letter %s.", letter.queue_name, letter.reason, letter.id
             )
 
 

@@ -1,0 +1,128 @@
+"""How the processes that share a file know of each other whether they live, and what a dead one was doing.
+
+Each process that claims messages keeps a small file beside the database. The file is locked for as long as the process
+lives: the kernel drops the lock with the process, however it ends, and with nothing but it, so an actor that holds the
+interpreter's lock for a minute is not taken for dead. In it stand the entries that are being run at this moment,
+written through a memory map: that costs less than a microsecond, and the kernel keeps it when the process is killed. So
+of all the messages that a dead process had fetched, those that may have killed it are known.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import socket
+import struct
+import uuid
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["WorkerFile", "dead_worker", "remove_worker_file"]
+
+# How many entries a process can run at once and be known for. Beyond it, they count as fetched and not begun.
+_SLOTS = 4096
+_ENTRY = struct.Struct("<q")
+
+
+class WorkerFile:
+    """This process's own file: locked, and holding the ids of the entries that are being run.
+
+    Args:
+        database: the path of the database; the file lies beside it.
+    """
+
+    def __init__(self, database: str) -> None:
+        self.path = f"{database}-worker-{uuid.uuid4().hex[:12]}"
+        # Not inherited by programs that are started from here; what forks itself closes it, see abandon().
+        self._fd = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(self._fd, _SLOTS * _ENTRY.size)
+            self._map = mmap.mmap(self._fd, _SLOTS * _ENTRY.size)
+        except BaseException:
+            os.unlink(self.path)
+            os.close(self._fd)
+            raise
+        self._free = deque(range(_SLOTS))
+        self._slots: dict[int, int] = {}
+
+    def begin(self, entry_id: int) -> None:
+        """An entry is being run from now on."""
+        try:
+            slot = self._free.pop()
+        except IndexError:
+            return
+        self._slots[entry_id] = slot
+        _ENTRY.pack_into(self._map, slot * _ENTRY.size, entry_id)
+
+    def end(self, entry_id: int) -> None:
+        """An entry is no longer being run. What never began is passed over."""
+        slot = self._slots.pop(entry_id, None)
+        if slot is not None:
+            _ENTRY.pack_into(self._map, slot * _ENTRY.size, 0)
+            self._free.append(slot)
+
+    def remove(self) -> None:
+        """Take the file away: this process holds no claims any more."""
+        remove_worker_file(self.path)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of the file and leave it where it is. In the child of a fork, which must not keep the lock alive."""
+        os.close(self._fd)
+
+
+@contextmanager
+def dead_worker(path: str, owner: str) -> Iterator[frozenset[int] | None]:
+    """Whether the process of a worker file is dead; if so, nobody else can find that out until the block ends.
+
+    ::
+
+        with dead_worker(path, owner) as running:
+            if running is not None:
+                ...  # it is dead; these are the ids of the entries that it was running
+    """
+    try:
+        fd = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        # Not beside this database: it is a copy of another one, a backup that was put in place, or somebody cleaned up.
+        yield None if _is_alive(owner) else frozenset()
+        return
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+            return
+        if os.fstat(fd).st_nlink == 0:  # somebody else recovered it between the two calls
+            yield None
+            return
+        data = os.pread(fd, _SLOTS * _ENTRY.size, 0)
+        whole = len(data) - len(data) % _ENTRY.size
+        yield frozenset(entry_id for (entry_id,) in _ENTRY.iter_unpack(data[:whole]) if entry_id)
+    finally:
+        os.close(fd)
+
+
+def remove_worker_file(path: str) -> None:
+    """Take a worker file away, if it is there."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def _is_alive(owner: str) -> bool:
+    """Whether ``host:pid`` is a process of this machine that lives."""
+    host, _, pid = owner.rpartition(":")
+    if host != socket.gethostname() or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -1,0 +1,509 @@
+"""The store in one SQLite file, shared by many processes. All SQL of it stands here."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from dramatiq import Message
+
+from .database import Database, Synchronous
+from .errors import ClaimLost, LetterNotFound
+from .history import append, last_number
+from .liveness import WorkerFile, dead_worker, remove_worker_file
+from .records import Attempt, Claim, DeadLetter, Entry, ErrorInfo, QueueCounts
+
+__all__ = ["SQLiteStore"]
+
+# The CHECK holds the state machine: each state has the columns it needs, and no others.
+# AUTOINCREMENT, since the id of a letter that is gone must never become that of another.
+_VERSION_1 = (
+    """
+    CREATE TABLE messages (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        queue TEXT NOT NULL,
+        state TEXT NOT NULL,
+        due_at INTEGER NOT NULL,
+        deliveries INTEGER NOT NULL CHECK (deliveries >= 0),
+        data BLOB NOT NULL,
+        worker INTEGER,
+        token INTEGER,
+        claimed_at INTEGER,
+        died_at INTEGER,
+        reason TEXT,
+        letter TEXT,
+        CHECK (CASE state
+            WHEN 'waiting' THEN coalesce(worker, token, claimed_at, died_at, reason, letter) IS NULL
+            WHEN 'claimed' THEN worker + token + claimed_at IS NOT NULL
+                AND coalesce(died_at, reason, letter) IS NULL
+            WHEN 'dead' THEN coalesce(worker, token, claimed_at) IS NULL
+                AND died_at IS NOT NULL AND reason IS NOT NULL AND letter IS NOT NULL
+            ELSE 0 END)
+    )
+    """,
+    "CREATE INDEX waiting ON messages (queue, due_at, id) WHERE state = 'waiting'",
+    "CREATE INDEX claimed ON messages (worker) WHERE state = 'claimed'",
+    "CREATE INDEX dead ON messages (died_at, id) WHERE state = 'dead'",
+    """
+    CREATE TABLE workers (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        file TEXT NOT NULL UNIQUE,
+        owner TEXT NOT NULL,
+        started_at INTEGER NOT NULL
+    )
+    """,
+)
+_MIGRATIONS = (_VERSION_1,)
+
+_PUT = "INSERT INTO messages (queue, state, due_at, deliveries, data) VALUES (?, 'waiting', ?, 0, ?)"
+_CLAIM = """
+    UPDATE messages SET state = 'claimed', worker = ?, token = ?, claimed_at = ?, deliveries = deliveries + 1
+    WHERE id IN (
+        SELECT id FROM messages WHERE state = 'waiting' AND queue = ? AND due_at <= ? ORDER BY due_at, id LIMIT ?
+    )
+    RETURNING id, data, due_at, deliveries
+"""
+_NEXT_DUE = "SELECT due_at FROM messages WHERE state = 'waiting' AND queue = ? ORDER BY due_at LIMIT 1"
+_FINISH = "DELETE FROM messages WHERE id = ? AND token = ? AND state = 'claimed'"
+_RESCHEDULE = """
+    UPDATE messages SET state = 'waiting', due_at = ?, data = ?, deliveries = 0,
+        worker = NULL, token = NULL, claimed_at = NULL
+    WHERE id = ? AND token = ? AND state = 'claimed'
+"""
+_RELEASE = """
+    UPDATE messages SET state = 'waiting', deliveries = deliveries - 1, worker = NULL, token = NULL, claimed_at = NULL
+    WHERE id = ? AND token = ? AND state = 'claimed'
+"""
+_BURY = """
+    UPDATE messages SET state = 'dead', died_at = ?, reason = ?, letter = ?, data = ?,
+        worker = NULL, token = NULL, claimed_at = NULL
+    WHERE id = ? AND token = ? AND state = 'claimed'
+"""
+_REVIVE = """
+    UPDATE messages SET state = 'waiting', due_at = ?, data = ?, deliveries = 0,
+        died_at = NULL, reason = NULL, letter = NULL
+    WHERE id = ? AND state = 'dead'
+"""
+_DISCARD = "DELETE FROM messages WHERE id = ? AND state = 'dead'"
+_TRIM_BY_COUNT = """
+    DELETE FROM messages WHERE id IN (
+        SELECT id FROM messages WHERE state = 'dead' ORDER BY died_at DESC, id DESC LIMIT -1 OFFSET ?
+    )
+"""
+_TRIM_BY_AGE = "DELETE FROM messages WHERE state = 'dead' AND died_at < ?"
+_LETTER_COLUMNS = "id, queue, died_at, reason, letter, data"
+_LETTERS = f"""
+    SELECT {_LETTER_COLUMNS} FROM messages WHERE state = 'dead' AND (died_at, id) < (?, ?)
+    ORDER BY died_at DESC, id DESC LIMIT ?
+"""
+_LETTER = f"SELECT {_LETTER_COLUMNS} FROM messages WHERE id = ? AND state = 'dead'"
+_COUNT_WAITING = """
+    SELECT queue, sum(due_at <= ?), count(*), min(due_at) FROM messages WHERE state = 'waiting' GROUP BY queue
+"""
+_COUNT_CLAIMED = "SELECT queue, count(*) FROM messages WHERE state = 'claimed' GROUP BY queue"
+_COUNT_DEAD = "SELECT queue, count(*) FROM messages WHERE state = 'dead' GROUP BY queue"
+_UNFINISHED = """
+    SELECT (SELECT count(*) FROM messages WHERE state = 'waiting' AND queue = :queue)
+         + (SELECT count(*) FROM messages WHERE state = 'claimed' AND queue = :queue)
+"""
+_IS_IDLE = """
+    SELECT NOT EXISTS (SELECT 1 FROM messages WHERE state = 'waiting' AND queue = :queue)
+       AND NOT EXISTS (SELECT 1 FROM messages WHERE state = 'claimed' AND queue = :queue)
+"""
+_FIND = """
+    SELECT m.id, m.queue, m.state, m.data, m.due_at, m.deliveries, m.claimed_at, w.owner
+    FROM messages AS m LEFT JOIN workers AS w ON w.id = m.worker WHERE instr(m.data, ?) > 0
+"""
+_FLUSH = "DELETE FROM messages WHERE state = 'waiting' AND queue = ?"
+_REGISTER = "INSERT INTO workers (file, owner, started_at) VALUES (?, ?, ?)"
+_WORKERS = "SELECT id, file, owner FROM workers"
+_HELD_BY = """
+    SELECT id, queue, data, due_at, deliveries, claimed_at, token FROM messages WHERE state = 'claimed' AND worker = ?
+"""
+_REDELIVER = """
+    UPDATE messages SET state = 'waiting', data = ?, worker = NULL, token = NULL, claimed_at = NULL
+    WHERE id = ? AND token = ? AND state = 'claimed'
+"""
+_UNREGISTER = "DELETE FROM workers WHERE id = ?"
+_ORPHANS = """
+    SELECT id FROM messages WHERE state = 'claimed' AND worker NOT IN (SELECT id FROM workers)
+"""
+
+#: How many letters are read at a time. A longer read would keep the log from being checkpointed.
+_PAGE = 200
+
+
+class SQLiteStore:
+    """A :class:`~dramatiq_retryq.store.Store` in a SQLite file.
+
+    Args:
+        path: the file; made if it is not there.
+        synchronous: ``"normal"``: survives a crash of any process, the machine's last moments may be lost with its
+            power. ``"full"``: survives that too.
+        max_dead_letters: how many dead letters are kept; ``None`` for no bound.
+        max_letter_age: how long dead letters are kept, in milliseconds; ``None`` for ever.
+
+    Raises:
+        ConfigError: see :class:`~dramatiq_retryq.database.Database`.
+        StoreUnavailable: likewise.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        synchronous: Synchronous = "normal",
+        max_dead_letters: int | None = None,
+        max_letter_age: int | None = None,
+    ) -> None:
+        self.max_dead_letters = max_dead_letters
+        self.max_letter_age = max_letter_age
+        self._db = Database(path, _MIGRATIONS, synchronous=synchronous)
+        self.path = self._db.path
+        self._forget()
+
+    def _forget(self) -> None:
+        self._registering = threading.Lock()
+        self._worker: tuple[int, WorkerFile] | None = None
+        self._tokens = itertools.count(1)
+        self._data_version: int | None = None
+
+    # -- Moves ---------------------------------------------------------------------------------------------------
+
+    def put(self, queue_name: str, data: bytes, *, due_at: int, now: int, exempt: bool = False) -> int:
+        return self._db.write(lambda con: con.execute(_PUT, (queue_name, due_at, data)).lastrowid or 0, single=True)
+
+    def claim(self, queue_name: str, *, now: int, limit: int, owner: str) -> list[Claim]:
+        # Looked at first: an update that finds nothing takes the write lock from those who write.
+        next_due = self.next_due(queue_name)
+        if next_due is None or next_due > now or limit < 1:
+            return []
+        worker, _ = self._worker or self._register(owner, now)
+        token = (worker << 32) + next(self._tokens)
+        parameters = (worker, token, now, queue_name, now, limit)
+        rows = self._db.write(lambda con: con.execute(_CLAIM, parameters).fetchall(), single=True)
+        # RETURNING promises no order.
+        rows.sort(key=lambda row: (row[2], row[0]))
+        return [Claim(row[0], queue_name, row[1], row[2], row[3], now, owner, token) for row in rows]
+
+    def next_due(self, queue_name: str) -> int | None:
+        row = self._db.read(lambda con: con.execute(_NEXT_DUE, (queue_name,)).fetchone())
+        return row[0] if row is not None else None
+
+    def finish(self, claim: Claim) -> None:
+        self._settle(claim, _FINISH, ())
+
+    def finish_many(self, claims: Iterable[Claim]) -> list[Claim]:
+        claims = list(claims)
+
+        def move(con: sqlite3.Connection) -> list[Claim]:
+            return [claim for claim in claims if con.execute(_FINISH, (claim.id, claim.token)).rowcount == 0]
+
+        return self._db.write(move) if claims else []
+
+    def reschedule(self, claim: Claim, *, data: bytes, due_at: int, now: int) -> None:
+        self._settle(claim, _RESCHEDULE, (due_at, data))
+
+    def release(self, claims: Iterable[Claim], *, now: int) -> int:
+        claims = list(claims)
+
+        def move(con: sqlite3.Connection) -> int:
+            return sum(con.execute(_RELEASE, (claim.id, claim.token)).rowcount for claim in claims)
+
+        return self._db.write(move) if claims else 0
+
+    def bury(self, claim: Claim, letter: DeadLetter) -> int:
+        def move(con: sqlite3.Connection) -> int:
+            parameters = (letter.died_at, letter.reason, _letter_text(letter), letter.data, claim.id, claim.token)
+            if con.execute(_BURY, parameters).rowcount == 0:
+                raise ClaimLost(claim.id)
+            if self.max_dead_letters is None:
+                return 0
+            return con.execute(_TRIM_BY_COUNT, (self.max_dead_letters,)).rowcount
+
+        return self._db.write(move)
+
+    def revive(self, letter_id: str, *, data: bytes, due_at: int, now: int) -> None:
+        self._disturb(letter_id, _REVIVE, (due_at, data))
+
+    def discard(self, letter_id: str) -> None:
+        self._disturb(letter_id, _DISCARD, ())
+
+    def flush(self, queue_name: str) -> int:
+        return self._db.write(lambda con: con.execute(_FLUSH, (queue_name,)).rowcount)
+
+    def _settle(self, claim: Claim, statement: str, parameters: tuple[object, ...]) -> None:
+        def move(con: sqlite3.Connection) -> None:
+            if con.execute(statement, (*parameters, claim.id, claim.token)).rowcount == 0:
+                raise ClaimLost(claim.id)
+
+        self._db.write(move, single=True)
+
+    def _disturb(self, letter_id: str, statement: str, parameters: tuple[object, ...]) -> None:
+        def move(con: sqlite3.Connection) -> None:
+            if con.execute(statement, (*parameters, _row_id(letter_id))).rowcount == 0:
+                raise LetterNotFound(letter_id)
+
+        self._db.write(move, single=True)
+
+    # -- Looking -------------------------------------------------------------------------------------------------
+
+    def letters(self) -> Iterator[DeadLetter]:
+        died_at, row_id = 1 << 62, 1 << 62
+        while True:
+            after = (died_at, row_id, _PAGE)
+            rows = self._db.read(lambda con, after=after: con.execute(_LETTERS, after).fetchall())  # type: ignore[misc]
+            for row in rows:
+                yield _letter(row)
+            if len(rows) < _PAGE:
+                return
+            row_id, died_at = rows[-1][0], rows[-1][2]
+
+    def letter(self, letter_id: str) -> DeadLetter:
+        row = self._db.read(lambda con: con.execute(_LETTER, (_row_id(letter_id),)).fetchone())
+        if row is None:
+            raise LetterNotFound(letter_id)
+        return _letter(row)
+
+    def counts(self, *, now: int) -> dict[str, QueueCounts]:
+        def query(con: sqlite3.Connection) -> tuple[list[Any], dict[str, int], dict[str, int]]:
+            con.execute("BEGIN")  # so that the three look at the same instant
+            try:
+                waiting = con.execute(_COUNT_WAITING, (now,)).fetchall()
+                return waiting, dict(con.execute(_COUNT_CLAIMED)), dict(con.execute(_COUNT_DEAD))
+            finally:
+                con.execute("COMMIT")
+
+        rows, claimed, dead = self._db.read(query)
+        waiting = {queue: (due, total, oldest) for queue, due, total, oldest in rows}
+        counts = {}
+        for queue in dict.fromkeys([*waiting, *claimed, *dead]):
+            due, total, oldest = waiting.get(queue, (0, 0, None))
+            counts[queue] = QueueCounts(
+                due=due,
+                later=total - due,
+                claimed=claimed.get(queue, 0),
+                dead=dead.get(queue, 0),
+                oldest_due_at=oldest,
+            )
+        return counts
+
+    def unfinished(self, queue_name: str) -> int:
+        return int(self._db.read(lambda con: con.execute(_UNFINISHED, {"queue": queue_name}).fetchone())[0])
+
+    def is_idle(self, queue_name: str) -> bool:
+        return bool(self._db.read(lambda con: con.execute(_IS_IDLE, {"queue": queue_name}).fetchone())[0])
+
+    def find(self, message_id: str) -> Entry | DeadLetter | None:
+        rows = self._db.read(lambda con: con.execute(_FIND, (message_id.encode(),)).fetchall())
+        for row_id, queue, state, data, due_at, deliveries, claimed_at, owner in rows:
+            # The payload may hold the id of another message, as a pipeline's does.
+            try:
+                if Message.decode(data).message_id != message_id:
+                    continue
+            except Exception:
+                continue
+            if state == "dead":
+                return self.letter(str(row_id))
+            return Entry(
+                id=row_id,
+                queue_name=queue,
+                state=state,
+                data=data,
+                due_at=due_at,
+                deliveries=deliveries,
+                claimed_at=claimed_at,
+                owner=owner,
+            )
+        return None
+
+    def changed(self) -> bool:
+        """Whether anybody has written since this was asked last; for those who wait for other processes."""
+        version = int(self._db.read(lambda con: con.execute("PRAGMA data_version").fetchone())[0])
+        changed = version != self._data_version
+        self._data_version = version
+        return changed
+
+    def check(self) -> list[str]:
+        def query(con: sqlite3.Connection) -> list[str]:
+            findings = [str(row[0]) for row in con.execute("PRAGMA integrity_check") if row[0] != "ok"]
+            findings += [
+                f"entry {row[0]} is claimed by a worker that is not registered" for row in con.execute(_ORPHANS)
+            ]
+            return findings
+
+        return self._db.read(query)
+
+    # -- Workers -------------------------------------------------------------------------------------------------
+
+    def begin(self, claim: Claim) -> None:
+        """The message of this claim is being run from now on: if the process dies, it is a suspect."""
+        if self._worker is not None:
+            self._worker[1].begin(claim.id)
+
+    def end(self, claim: Claim) -> None:
+        """The message of this claim was run."""
+        if self._worker is not None:
+            self._worker[1].end(claim.id)
+
+    def recover(self, *, now: int, max_crashes: int) -> list[DeadLetter]:
+        """Claimed → waiting or dead, for all that dead processes held.
+
+        What a process was running when it died has one crash more in its history, and is dead after ``max_crashes``
+        of them; what it had only fetched waits as before.
+
+        Returns:
+            The letters of those that are dead now.
+        """
+        buried: list[DeadLetter] = []
+        own = self._worker[1].path if self._worker is not None else None
+        for worker, name, owner in self._db.read(lambda con: con.execute(_WORKERS).fetchall()):
+            path = os.path.join(os.path.dirname(self.path), name)
+            if path == own:
+                continue
+            with dead_worker(path, owner) as running:
+                if running is None:
+                    continue
+                buried += self._db.write(
+                    lambda con, worker=worker, owner=owner, running=running: _recover_from(  # type: ignore[misc]
+                        con, worker, owner, running, now, max_crashes
+                    )
+                )
+                remove_worker_file(path)
+        if self.max_letter_age is not None:
+            oldest = now - self.max_letter_age
+            self._db.write(lambda con: con.execute(_TRIM_BY_AGE, (oldest,)), single=True)
+        return buried
+
+    def _register(self, owner: str, now: int) -> tuple[int, WorkerFile]:
+        with self._registering:
+            if self._worker is None:
+                file = WorkerFile(self.path)
+                try:
+                    row = (os.path.basename(file.path), owner, now)
+                    worker = self._db.write(lambda con: con.execute(_REGISTER, row).lastrowid or 0)
+                except BaseException:
+                    file.remove()
+                    raise
+                self._worker = (worker, file)
+            return self._worker
+
+    def close(self) -> None:
+        """Close the file. Claims that are still held are left for other processes to recover."""
+        if self._worker is not None:
+            worker, file = self._worker
+            self._worker = None
+
+            def move(con: sqlite3.Connection) -> bool:
+                if con.execute(_HELD_BY, (worker,)).fetchone() is not None:
+                    return False
+                con.execute(_UNREGISTER, (worker,))
+                return True
+
+            if self._db.write(move):
+                file.remove()
+            else:
+                file.abandon()
+        self._db.close()
+
+    # -- Fork ----------------------------------------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        self._db.before_fork()
+
+    def after_fork_in_parent(self) -> None:
+        self._db.after_fork_in_parent()
+
+    def after_fork_in_child(self) -> None:
+        if self._worker is not None:
+            self._worker[1].abandon()
+        self._db.after_fork_in_child()
+        self._forget()
+
+
+def _recover_from(
+    con: sqlite3.Connection, worker: int, owner: str, running: frozenset[int], now: int, max_crashes: int
+) -> list[DeadLetter]:
+    buried = []
+    for row_id, queue, data, _, deliveries, claimed_at, token in con.execute(_HELD_BY, (worker,)).fetchall():
+        if row_id not in running:
+            con.execute(_RELEASE, (row_id, token))
+            continue
+        error = ErrorInfo(type="WorkerCrashed", message=f"the worker process {owner} died while running this message")
+        actor_name, data = _with_crash(data, error, owner, claimed_at, now)
+        if deliveries < max_crashes:
+            con.execute(_REDELIVER, (data, row_id, token))
+            continue
+        letter = DeadLetter(
+            id=str(row_id),
+            reason="crashed",
+            queue_name=queue,
+            actor_name=actor_name,
+            died_at=now,
+            error=error,
+            data=data,
+        )
+        con.execute(_BURY, (now, letter.reason, _letter_text(letter), data, row_id, token))
+        buried.append(letter)
+    con.execute(_UNREGISTER, (worker,))
+    return buried
+
+
+def _with_crash(data: bytes, error: ErrorInfo, owner: str, claimed_at: int, now: int) -> tuple[str | None, bytes]:
+    """The actor's name, and the payload with the crash written into its history."""
+    try:
+        message = Message.decode(data)
+        append(
+            message.options,
+            Attempt(
+                n=last_number(message.options) + 1,
+                started_at=claimed_at,
+                duration=max(0, now - claimed_at),
+                error=error.type,
+                message=error.message,
+                delay=0,
+                worker=owner,
+            ),
+        )
+        return message.actor_name, message.encode()
+    except Exception:
+        return None, data  # it cannot be decoded: that is found out when it is delivered
+
+
+def _row_id(letter_id: str) -> int:
+    try:
+        return int(letter_id)
+    except ValueError:
+        raise LetterNotFound(letter_id) from None
+
+
+def _letter_text(letter: DeadLetter) -> str:
+    error = letter.error
+    return json.dumps(
+        {
+            "actor": letter.actor_name,
+            "error": [error.type, error.message, error.place] if error is not None else None,
+            "traceback": letter.traceback,
+        }
+    )
+
+
+def _letter(row: tuple[Any, ...]) -> DeadLetter:
+    row_id, queue, died_at, reason, text, data = row
+    fields = json.loads(text)
+    error = fields["error"]
+    return DeadLetter(
+        id=str(row_id),
+        reason=reason,
+        queue_name=queue,
+        actor_name=fields["actor"],
+        died_at=died_at,
+        error=ErrorInfo(type=error[0], message=error[1], place=error[2]) if error is not None else None,
+        traceback=fields["traceback"],
+        data=data,
+    )
