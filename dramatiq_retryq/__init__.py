@@ -1,5 +1,6 @@
 """Retries, attempts and dead letters for Dramatiq actors, with brokers that need no server."""
 
+from .backends import SQLiteRateLimiterBackend, SQLiteResultBackend
 from .broker import MemoryBroker, SQLiteBroker
 from .dead_letters import DeadLetters
 from .embedded import run_worker
@@ -17,6 +18,8 @@ __all__ = [
     "MemoryBroker",
     "RetryQueue",
     "SQLiteBroker",
+    "SQLiteRateLimiterBackend",
+    "SQLiteResultBackend",
     "Snooze",
     "current_attempt",
     "run_worker",

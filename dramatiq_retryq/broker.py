@@ -237,16 +237,6 @@ _sqlite_brokers: weakref.WeakSet[SQLiteBroker] = weakref.WeakSet()
 _memory_brokers: weakref.WeakSet[MemoryBroker] = weakref.WeakSet()
 
 
-def _before_fork() -> None:
-    for broker in list(_sqlite_brokers):
-        broker._file.before_fork()
-
-
-def _after_fork_in_parent() -> None:
-    for broker in list(_sqlite_brokers):
-        broker._file.after_fork_in_parent()
-
-
 def _after_fork_in_child() -> None:
     for memory_broker in list(_memory_brokers):
         memory_broker._after_fork()
@@ -266,4 +256,4 @@ def _at_exit() -> None:
 
 atexit.register(_at_exit)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+    os.register_at_fork(after_in_child=_after_fork_in_child)

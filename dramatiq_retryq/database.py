@@ -7,11 +7,13 @@ their own would wait by polling, and whoever gets the turn commits for all that 
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import sqlite3
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -92,6 +94,7 @@ class Database:
             self._open_writer()
         except sqlite3.Error as error:
             raise self._explained(error) from error
+        _databases.add(self)
 
     # -- Writing and reading -------------------------------------------------------------------------------------
 
@@ -234,18 +237,18 @@ class Database:
             self._closed = True
             self._close_connections()
 
-    def before_fork(self) -> None:
+    def _before_fork(self) -> None:
         """Close the connections: SQLite's own knowledge of its locks must not get into the child."""
         self._writing.acquire()
         self._reading.acquire()
         self._close_connections()
 
-    def after_fork_in_parent(self) -> None:
+    def _after_fork_in_parent(self) -> None:
         """Go on; what was closed is opened again when it is needed."""
         self._reading.release()
         self._writing.release()
 
-    def after_fork_in_child(self) -> None:
+    def _after_fork_in_child(self) -> None:
         """Start afresh: the threads that held or wanted the locks are not in this process."""
         self._forget()
 
@@ -332,6 +335,21 @@ class Database:
                 return StoreUnavailable(f"{self.path}: {text}: {advice}")
         return StoreUnavailable(f"{self.path}: {text}")
 
+
+_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+def _each(act: Callable[[Database], None]) -> None:
+    for database in sorted(_databases, key=id):
+        act(database)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=functools.partial(_each, Database._before_fork),
+        after_in_parent=functools.partial(_each, Database._after_fork_in_parent),
+        after_in_child=functools.partial(_each, Database._after_fork_in_child),
+    )
 
 _ADVICE = (
     ("is full", "free some space on the disk; nothing was stored"),

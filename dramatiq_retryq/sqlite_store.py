@@ -17,48 +17,9 @@ from .errors import ClaimLost, LetterNotFound
 from .history import append, last_number
 from .liveness import WorkerFile, dead_worker, remove_worker_file
 from .records import Attempt, Claim, DeadLetter, Entry, ErrorInfo, QueueCounts
+from .schema import MIGRATIONS
 
 __all__ = ["SQLiteStore"]
-
-# The CHECK holds the state machine: each state has the columns it needs, and no others.
-# AUTOINCREMENT, since the id of a letter that is gone must never become that of another.
-_VERSION_1 = (
-    """
-    CREATE TABLE messages (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        queue TEXT NOT NULL,
-        state TEXT NOT NULL,
-        due_at INTEGER NOT NULL,
-        deliveries INTEGER NOT NULL CHECK (deliveries >= 0),
-        data BLOB NOT NULL,
-        worker INTEGER,
-        token INTEGER,
-        claimed_at INTEGER,
-        died_at INTEGER,
-        reason TEXT,
-        letter TEXT,
-        CHECK (CASE state
-            WHEN 'waiting' THEN coalesce(worker, token, claimed_at, died_at, reason, letter) IS NULL
-            WHEN 'claimed' THEN worker + token + claimed_at IS NOT NULL
-                AND coalesce(died_at, reason, letter) IS NULL
-            WHEN 'dead' THEN coalesce(worker, token, claimed_at) IS NULL
-                AND died_at IS NOT NULL AND reason IS NOT NULL AND letter IS NOT NULL
-            ELSE 0 END)
-    )
-    """,
-    "CREATE INDEX waiting ON messages (queue, due_at, id) WHERE state = 'waiting'",
-    "CREATE INDEX claimed ON messages (worker) WHERE state = 'claimed'",
-    "CREATE INDEX dead ON messages (died_at, id) WHERE state = 'dead'",
-    """
-    CREATE TABLE workers (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        file TEXT NOT NULL UNIQUE,
-        owner TEXT NOT NULL,
-        started_at INTEGER NOT NULL
-    )
-    """,
-)
-_MIGRATIONS = (_VERSION_1,)
 
 _PUT = "INSERT INTO messages (queue, state, due_at, deliveries, data) VALUES (?, 'waiting', ?, 0, ?)"
 _CLAIM = """
@@ -163,7 +124,7 @@ class SQLiteStore:
     ) -> None:
         self.max_dead_letters = max_dead_letters
         self.max_letter_age = max_letter_age
-        self._db = Database(path, _MIGRATIONS, synchronous=synchronous)
+        self._db = Database(path, MIGRATIONS, synchronous=synchronous)
         self.path = self._db.path
         self._forget()
 
@@ -413,16 +374,10 @@ class SQLiteStore:
 
     # -- Fork ----------------------------------------------------------------------------------------------------
 
-    def before_fork(self) -> None:
-        self._db.before_fork()
-
-    def after_fork_in_parent(self) -> None:
-        self._db.after_fork_in_parent()
-
     def after_fork_in_child(self) -> None:
+        """Let go of what is the parent's: its claims, and the lock that says that it lives."""
         if self._worker is not None:
             self._worker[1].abandon()
-        self._db.after_fork_in_child()
         self._forget()
 
 
