@@ -18,6 +18,7 @@ from .consumer import ClaimedMessage, GroupingConsumer, Line, StoreConsumer
 from .database import Synchronous
 from .errors import ConfigError, StoreUnavailable
 from .memory_store import MemoryStore
+from .middleware import RetryQueue
 from .sqlite_store import SQLiteStore
 from .store_broker import StoreBroker
 
@@ -33,6 +34,7 @@ class MemoryBroker(StoreBroker):
         max_messages: how many messages may wait or be worked on; ``send()`` raises ``QueueFull`` beyond. Retries and
             dead letters are exempt, since their place is taken already.
         max_dead_letters: how many dead letters are kept; the oldest is dropped beyond, with a warning.
+        retry_queue: a ``RetryQueue`` of yours in the default middleware: ``retry_queue=RetryQueue(max_retries=5)``.
         clock: where the time comes from.
         fail_fast_default: what :meth:`join` does about dead messages unless it is told.
     """
@@ -43,6 +45,7 @@ class MemoryBroker(StoreBroker):
         *,
         max_messages: int | None = None,
         max_dead_letters: int | None = 10_000,
+        retry_queue: RetryQueue | None = None,
         clock: Clock | None = None,
         fail_fast_default: bool = True,
     ) -> None:
@@ -51,7 +54,9 @@ class MemoryBroker(StoreBroker):
                 raise ConfigError(f"MemoryBroker: {name} is {value!r}: give a whole number of 1 or more, or None")
         self._memory = MemoryStore(max_messages=max_messages, max_dead_letters=max_dead_letters)
         self._consumed = False
-        super().__init__(self._memory, middleware, clock=clock, fail_fast_default=fail_fast_default)
+        super().__init__(
+            self._memory, middleware, retry_queue=retry_queue, clock=clock, fail_fast_default=fail_fast_default
+        )
         _memory_brokers.add(self)
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 30_000) -> Consumer:
@@ -101,6 +106,7 @@ class SQLiteBroker(StoreBroker):
             reason ``crashed``.
         max_dead_letters: how many dead letters are kept, the oldest being dropped beyond; ``None`` for all.
         max_letter_age: how long dead letters are kept, in ms or as a timedelta; ``None`` for ever.
+        retry_queue: a ``RetryQueue`` of yours in the default middleware: ``retry_queue=RetryQueue(max_retries=5)``.
         clock: where the time comes from.
         fail_fast_default: what :meth:`join` does about dead messages unless it is told.
 
@@ -125,6 +131,7 @@ class SQLiteBroker(StoreBroker):
         max_crashes: int = 3,
         max_dead_letters: int | None = None,
         max_letter_age: int | timedelta | None = None,
+        retry_queue: RetryQueue | None = None,
         clock: Clock | None = None,
         fail_fast_default: bool = True,
     ) -> None:
@@ -142,7 +149,9 @@ class SQLiteBroker(StoreBroker):
         self._workers = 0
         self._watcher: _Watcher | None = None
         self._consumers: weakref.WeakSet[StoreConsumer] = weakref.WeakSet()
-        super().__init__(self._file, middleware, clock=clock, fail_fast_default=fail_fast_default)
+        super().__init__(
+            self._file, middleware, retry_queue=retry_queue, clock=clock, fail_fast_default=fail_fast_default
+        )
         _sqlite_brokers.add(self)
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 30_000) -> Consumer:
@@ -184,7 +193,10 @@ class SQLiteBroker(StoreBroker):
 
     def _recover(self) -> None:
         for letter in self._file.recover(now=self.clock.now(), max_crashes=self.max_crashes):
-            self._tell(letter)
+            retry_queue, message = self._retry_queue(), letter.message
+            if retry_queue is not None:
+                retry_queue.deliver(self, letter, message.options if message is not None else {})
+            self._report(letter)
 
     def _commit_acks(self) -> None:
         for consumer in list(self._consumers):
@@ -249,7 +261,7 @@ def _at_exit() -> None:
         memory_broker._warn_of_loss()
     for sqlite_broker in list(_sqlite_brokers):
         try:
-            sqlite_broker._commit_acks()
+            sqlite_broker.close()
         except StoreUnavailable:
             continue  # what was done and could not be acked will be delivered again
 

@@ -30,7 +30,9 @@ class Home(Protocol):
     clock: Clock
     logger: logging.Logger
 
-    def bury(self, claim: Claim, letter: DeadLetter, exception: BaseException | None) -> None: ...
+    def bury(
+        self, claim: Claim, letter: DeadLetter, exception: BaseException | None, notice: Message[Any] | None
+    ) -> None: ...
 
     def bury_undecodable(self, claim: Claim, error: BaseException) -> None: ...
 
@@ -55,7 +57,10 @@ class ClaimedMessage(MessageProxy):
     # Dramatiq 2.0 puts bare messages into its priority queue and compares them; those with the same priority
     # keep the order in which they were handed out.
     def __lt__(self, other: object) -> bool:
-        return isinstance(other, ClaimedMessage) and self.claim.token < other.claim.token
+        return isinstance(other, ClaimedMessage) and self._order() < other._order()
+
+    def _order(self) -> tuple[int, int, int]:
+        return self.claim.token, self.claim.due_at, self.claim.id
 
 
 class StoreConsumer(Consumer):
@@ -76,8 +81,8 @@ class StoreConsumer(Consumer):
         self.owner = f"{socket.gethostname()}:{os.getpid()}"
         #: Claimed, and not yet handed to the worker.
         self.buffer: deque[Claim] = deque()
-        #: Handed to the worker and not yet settled, by token. Worker threads take out what this thread put in, which
-        #: needs no lock, since each step on a dict is atomic.
+        #: Handed to the worker and not yet settled, by identity. Worker threads take out what this thread put in,
+        #: which needs no lock, since each step on a dict is atomic.
         self.outstanding: dict[int, Claim] = {}
         #: The window is refilled when so many or fewer are outstanding.
         self.low = self.prefetch - max(1, self.prefetch // 4)
@@ -101,7 +106,7 @@ class StoreConsumer(Consumer):
                 self.broker.is_instant(message, message.options.pop("eta"))
             if message.queue_name != self.queue_name:
                 message = message.copy(queue_name=self.queue_name)
-            self.outstanding[claim.token] = claim
+            self.outstanding[id(claim)] = claim
             return ClaimedMessage(message, claim, self)
         return None
 
@@ -162,7 +167,7 @@ class StoreConsumer(Consumer):
             if letter is None:  # there is no RetryQueue that would have composed it
                 letter = compose(message, now=self.clock.now(), letter_id=str(claim.id), data=claim.data)
             try:
-                self.broker.bury(claim, letter, exception_of(message))
+                self.broker.bury(claim, letter, exception_of(message), message.__dict__.get("notice"))
             except ClaimLost as lost:
                 self.broker.logger.warning("Message %s failed, but %s.", message.message_id, lost)
             claimed.settled = True
@@ -170,7 +175,7 @@ class StoreConsumer(Consumer):
 
     def done(self, claim: Claim) -> None:
         """A worker has settled this claim: there is room for one more."""
-        self.outstanding.pop(claim.token, None)
+        self.outstanding.pop(id(claim), None)
         if self.wants_room and len(self.outstanding) <= self.low:
             self.bell.ring()
         self._tell_joiners()
@@ -194,7 +199,7 @@ class StoreConsumer(Consumer):
     def _release(self, claims: list[Claim]) -> None:
         self.store.release(claims, now=self.clock.now())
         for claim in claims:
-            self.outstanding.pop(claim.token, None)
+            self.outstanding.pop(id(claim), None)
         # Also where nothing was released: a wake-up meant for another may have reached this one.
         self.line.wake_another(self)
 

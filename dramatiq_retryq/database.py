@@ -267,7 +267,8 @@ class Database:
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
-        connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+        # Waited for too: whoever closes the last connection of a process holds everybody off for a moment.
+        self._patiently(lambda: connection.execute(f"PRAGMA synchronous = {self._synchronous}"))
         return connection
 
     def _open_writer(self) -> sqlite3.Connection:
@@ -276,7 +277,7 @@ class Database:
             version = self._patiently(lambda: self._checked_version(connection))
             self._patiently(lambda: connection.execute("PRAGMA journal_mode = WAL").fetchone())
             # What a burst made the log grow to is given back to the disk at the next checkpoint.
-            connection.execute("PRAGMA journal_size_limit = 16777216")
+            self._patiently(lambda: connection.execute("PRAGMA journal_size_limit = 16777216").fetchone())
             if version < len(self._migrations):
                 self._migrate(connection)
             self._inode = _inode(self.path)

@@ -30,7 +30,7 @@ def run_worker(
     threads: int = 4,
     queues: Iterable[str] | None = None,
     stop_timeout: int | timedelta = 600_000,
-    worker_timeout: int | timedelta = 1_000,
+    worker_timeout: int | timedelta = 250,
 ) -> Iterator[Worker]:
     """Run Dramatiq's own ``Worker`` in this process for as long as the ``with`` block lasts.
 

@@ -153,11 +153,14 @@ class MemoryStore:
                 released += 1
         return released
 
-    def bury(self, claim: Claim, letter: DeadLetter) -> int:
+    def bury(self, claim: Claim, letter: DeadLetter, *, notice: tuple[str, bytes] | None = None) -> int:
         dropped = 0
         with self._lock:
             queue = self._holder(claim)
             self._dead[letter.id] = letter
+            if notice is not None:
+                name, data = notice
+                self._queue(name).add((letter.died_at, next(self._ids), data, 0), letter.died_at)
             del queue.claims[claim.id]
             while self.max_dead_letters is not None and len(self._dead) > self.max_dead_letters:
                 del self._dead[next(iter(self._dead))]

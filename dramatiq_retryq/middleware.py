@@ -26,7 +26,7 @@ from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from dramatiq import Actor, Broker, Message, MessageProxy, Retry, Worker, get_logger
+from dramatiq import Actor, ActorNotFound, Broker, Message, MessageProxy, Retry, Worker, get_logger
 from dramatiq.middleware import Interrupt, Middleware, Retries
 
 from ._dramatiq import exception_of, silence_attempt_errors
@@ -276,7 +276,11 @@ class RetryQueue(Middleware):
             return
         letter = self.compose(broker, message)
         message.__dict__["dead_letter"] = letter
-        self.deliver(broker, letter, message.options)
+        if "claim" in message.__dict__:
+            # Stored with the letter, in one move: the actor is told of no letter that is not there yet.
+            message.__dict__["notice"] = self.notice(broker, letter, message.options)
+        else:
+            self.deliver(broker, letter, message.options)
 
     def after_nack(self, broker: Broker, message: MessageProxy) -> None:
         letter = message.__dict__.get("dead_letter")
@@ -311,29 +315,50 @@ class RetryQueue(Middleware):
             redact=self.redact,
         )
 
-    def deliver(self, broker: Broker, letter: DeadLetter, options: Mapping[str, Any]) -> None:
-        """Send a letter to the dead-letter actor that is responsible for it, if there is one. Never raises."""
+    def notice(self, broker: Broker, letter: DeadLetter, options: Mapping[str, Any]) -> Message[Any] | None:
+        """The message that tells the dead-letter actor of a letter; ``None`` if there is nobody to tell. Never raises.
+
+        Args:
+            broker: where the actor is declared.
+            letter: what it is told.
+            options: those of the dead message.
+        """
         if LETTER_OPTION in options:
-            return
+            return None
         actor = broker.actors.get(letter.actor_name or "")
         target = options.get("dead_letter_actor")
         if target is None and actor is not None:
             target = actor.options.get("dead_letter_actor")
         target = actor_name_of(target) or self.dead_letter_actor
         if target is None or target == letter.actor_name:
+            return None
+        try:
+            message: Message[Any] = broker.get_actor(target).message(letter.asdict())
+            return message.copy(options={LETTER_OPTION: letter.id})
+        except Exception as raised:
+            self.report_untold(letter, target, raised)
+            return None
+
+    def deliver(self, broker: Broker, letter: DeadLetter, options: Mapping[str, Any]) -> None:
+        """Send the notice of a letter, if there is somebody to tell. Never raises."""
+        message = self.notice(broker, letter, options)
+        if message is None:
             return
         try:
-            options = {LETTER_OPTION: letter.id}
-            message = broker.get_actor(target).message(letter.asdict()).copy(options=options)
             self.persist(broker, lambda: broker.enqueue(message))
         except Exception as raised:
-            self.log(
-                "error",
-                "The dead letter of %s could not be sent to the dead-letter actor %r: %s.",
-                f"{letter.actor_name}({letter.message_id})",
-                target,
-                type(raised).__name__,
-            )
+            self.report_untold(letter, message.actor_name, raised)
+
+    def report_untold(self, letter: DeadLetter, actor_name: str, error: Exception) -> None:
+        """Log that a dead-letter actor could not be told. Never raises."""
+        self.log(
+            "error",
+            "The dead letter of message %s of actor %s could not be sent to the dead-letter actor %r: %s.",
+            letter.message_id,
+            letter.actor_name,
+            actor_name,
+            "no such actor is declared" if isinstance(error, ActorNotFound) else type(error).__name__,
+        )
 
     def report(self, letter: DeadLetter, exception: BaseException | None = None, *, expected: bool = False) -> None:
         """Log a death: one ERROR with the traceback. Never raises.
@@ -352,7 +377,7 @@ class RetryQueue(Middleware):
         text = "Message %s of actor %s is dead (%s)"
         args: list[object] = [letter.message_id, letter.actor_name, letter.reason]
         if letter.error is not None:
-            text += " after %d failed attempts: %s"
+            text += ", after failed attempts: %d, the last with %s"
             args += [attempts[-1].n if attempts else 0, letter.error]
         level = "error"
         if expected:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
@@ -178,11 +179,14 @@ class SQLiteStore:
 
         return self._db.write(move) if claims else 0
 
-    def bury(self, claim: Claim, letter: DeadLetter) -> int:
+    def bury(self, claim: Claim, letter: DeadLetter, *, notice: tuple[str, bytes] | None = None) -> int:
         def move(con: sqlite3.Connection) -> int:
             parameters = (letter.died_at, letter.reason, _letter_text(letter), letter.data, claim.id, claim.token)
             if con.execute(_BURY, parameters).rowcount == 0:
                 raise ClaimLost(claim.id)
+            if notice is not None:
+                queue_name, data = notice
+                con.execute(_PUT, (queue_name, letter.died_at, data))
             if self.max_dead_letters is None:
                 return 0
             return con.execute(_TRIM_BY_COUNT, (self.max_dead_letters,)).rowcount
@@ -431,10 +435,10 @@ def _with_crash(data: bytes, error: ErrorInfo, owner: str, claimed_at: int, now:
 
 
 def _row_id(letter_id: str) -> int:
-    try:
-        return int(letter_id)
-    except ValueError:
-        raise LetterNotFound(letter_id) from None
+    # As it was written and no other spelling, nor more than SQLite can count.
+    if not re.fullmatch(r"[1-9][0-9]{0,17}", letter_id, re.ASCII):
+        raise LetterNotFound(letter_id)
+    return int(letter_id)
 
 
 def _letter_text(letter: DeadLetter) -> str:

@@ -16,6 +16,7 @@ run against every store.
 9.  A released entry is waiting at its old place, and that delivery is not counted.
 10. Deliveries count from 1 after a put, a reschedule and a revival.
 11. A buried entry is a dead letter with the id of the entry, and is never claimed.
+    A notice that comes with a burial is waiting once the letter lies, and not if the burial failed.
 12. Letters are listed newest first.
 13. A letter is revived by one caller only; the others get ``LetterNotFound``.
 14. A revived entry is waiting with the payload it was given.
@@ -80,8 +81,13 @@ class Store(Protocol):
     def release(self, claims: Iterable[Claim], *, now: int) -> int:
         """Claimed → waiting, as if never claimed. Claims no longer held are passed over. Returns how many were."""
 
-    def bury(self, claim: Claim, letter: DeadLetter) -> int:
+    def bury(self, claim: Claim, letter: DeadLetter, *, notice: tuple[str, bytes] | None = None) -> int:
         """Claimed → dead. Returns how many old letters were dropped to make room.
+
+        Args:
+            claim: what is buried.
+            letter: what lies there then.
+            notice: a queue and a payload that are put there in the same move, due at once; always has its place.
 
         Raises:
             ClaimLost: the claim is no longer held.

@@ -36,6 +36,7 @@ class StoreBroker(Broker):
         store: where the messages lie.
         middleware: as for every Dramatiq broker; by default Dramatiq's own, with ``RetryQueue()`` in the place of
             ``Retries``.
+        retry_queue: a ``RetryQueue`` of yours in the default middleware.
         clock: where the time comes from.
         fail_fast_default: what :meth:`join` does about dead messages unless it is told.
     """
@@ -47,6 +48,7 @@ class StoreBroker(Broker):
         store: Store,
         middleware: list[Middleware] | None = None,
         *,
+        retry_queue: RetryQueue | None = None,
         clock: Clock | None = None,
         fail_fast_default: bool = True,
     ) -> None:
@@ -56,7 +58,12 @@ class StoreBroker(Broker):
         self._lines: dict[str, Line] = {}
         self._hooks: tuple[list[Middleware], dict[str, list[_Hook]]] = ([], {})
         if middleware is None:
-            middleware = [RetryQueue() if cls is Retries else cls() for cls in default_middleware]
+            own = RetryQueue() if retry_queue is None else retry_queue
+            middleware = [own if cls is Retries else cls() for cls in default_middleware]
+        elif retry_queue is not None:
+            raise ConfigError(
+                f"{type(self).__name__}: middleware and retry_queue cannot be given together: put yours into the list"
+            )
         super().__init__(middleware)
         self.queues: dict[str, QueueView] = {}
         self._dead_letters = DeadLetters(store, self.clock, self._wake)
@@ -122,8 +129,8 @@ class StoreBroker(Broker):
         """
         if isinstance(middleware, RetryQueue) and any(isinstance(m, RetryQueue) for m in self.middleware):
             raise ConfigError(
-                f"{type(self).__name__} has a RetryQueue already, and each would retry every message: pass yours "
-                "in the list middleware=[…], or give the options that differ to @dramatiq.actor"
+                f"{type(self).__name__} has a RetryQueue already, and each would retry every message: make the broker "
+                f"with yours, {type(self).__name__}(…, retry_queue=RetryQueue(…))"
             )
         super().add_middleware(middleware, before=before, after=after)
         for retry_queue in self.middleware:
@@ -350,13 +357,35 @@ class StoreBroker(Broker):
         if line is not None and line.sleepers:
             line.wake_before(due_at)
 
-    def bury(self, claim: Claim, letter: DeadLetter, exception: BaseException | None) -> None:
+    def bury(
+        self,
+        claim: Claim,
+        letter: DeadLetter,
+        exception: BaseException | None,
+        notice: Message[Any] | None,
+    ) -> None:
+        """Move what a worker holds to the dead letters, and the notice of it to its queue, in one move."""
         line = self._lines[claim.queue_name]
-        dropped = self.store.bury(claim, letter)
+        stored = self._encoded_notice(letter, notice) if notice is not None else None
+        dropped = self.store.bury(claim, letter, notice=stored)
+        if stored is not None:
+            self._wake(stored[0], letter.died_at)
+            self.emit_after("enqueue", notice, None)
         if exception is not None and (line.first_death is None or not self._is_dead(line.first_death[0])):
             line.first_death = (letter.id, exception)
         if dropped:
             self._log_dropped(dropped)
+
+    def _encoded_notice(self, letter: DeadLetter, notice: Message[Any]) -> tuple[str, bytes] | None:
+        try:
+            queue_name = self._declared(notice.queue_name)
+            self.emit_before("enqueue", notice, None)
+            return queue_name, _encode(notice)
+        except Exception as error:
+            retry_queue = self._retry_queue()
+            if retry_queue is not None:
+                retry_queue.report_untold(letter, notice.actor_name, error)
+            return None
 
     def _is_dead(self, letter_id: str) -> bool:
         try:
@@ -381,17 +410,19 @@ class StoreBroker(Broker):
             error=ErrorInfo(type=type(error).__name__, message="the payload is no message"),
             data=claim.data,
         )
-        self.bury(claim, letter, error)
-        self._tell(letter)
+        retry_queue = self._retry_queue()
+        notice = retry_queue.notice(self, letter, {}) if retry_queue is not None else None
+        self.bury(claim, letter, error, notice)
+        self._report(letter)
 
-    def _tell(self, letter: DeadLetter) -> None:
-        """Report a death that no worker's nack reports."""
-        for middleware in self.middleware:
-            if isinstance(middleware, RetryQueue):
-                message = letter.message
-                middleware.deliver(self, letter, message.options if message is not None else {})
-                middleware.report(letter)
-                break
+    def _retry_queue(self) -> RetryQueue | None:
+        return next((middleware for middleware in self.middleware if isinstance(middleware, RetryQueue)), None)
+
+    def _report(self, letter: DeadLetter) -> None:
+        """Log a death that no worker's nack reports."""
+        retry_queue = self._retry_queue()
+        if retry_queue is not None:
+            retry_queue.report(letter)
         else:
             self.logger.error(
                 "A message of queue %r is dead (%s): letter %s.", letter.queue_name, letter.reason, letter.id
