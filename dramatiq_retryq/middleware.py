@@ -377,7 +377,7 @@ class RetryQueue(Middleware):
         text = "Message %s of actor %s is dead (%s)"
         args: list[object] = [letter.message_id, letter.actor_name, letter.reason]
         if letter.error is not None:
-            text += ", after failed attempts: %d, the last with %s"
+            text += " after %d attempt(s): %s"
             args += [attempts[-1].n if attempts else 0, letter.error]
         level = "error"
         if expected:
