@@ -21,8 +21,8 @@ _ATTEMPT_ERROR = "Failed to process message %s with unhandled exception."
 def exception_of(message: MessageProxy) -> BaseException | None:
     """What the worker stuffed into this message, if anything."""
     # .__dict__, since Dramatiq 2.0 deletes the attribute where later ones set it to None.
-    exception = message.__dict__.get("_exception")
-    return exception if isinstance(exception, BaseException) else None
+    exception: BaseException | None = message.__dict__.get("_exception")
+    return exception
 
 
 def plain_message(message: Message[Any] | MessageProxy) -> Message[Any]:

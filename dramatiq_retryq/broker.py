@@ -174,6 +174,7 @@ class SQLiteBroker(StoreBroker):
             self._watcher = None
 
     def _before_process_message(self, message: MessageProxy) -> None:
+        super()._before_process_message(message)
         if isinstance(message, ClaimedMessage):
             self._file.begin(message.claim)
 

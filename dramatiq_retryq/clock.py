@@ -17,6 +17,10 @@ __all__ = ["Clock", "SystemClock", "VirtualClock", "milliseconds"]
 _ROUNDING = 0.0005
 
 
+#: The longest duration that is understood: a thousand years. What is added to an instant stays a small number.
+MAX_DURATION = 1_000 * 366 * 86_400_000
+
+
 class Clock(Protocol):
     """What the package wants of a clock."""
 
@@ -95,8 +99,10 @@ def milliseconds(value: Any, what: str) -> int:
     """
     if isinstance(value, timedelta):
         value = value / timedelta(milliseconds=1)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or value == math.inf:
         raise ConfigError(f"{what} is {value!r}: give milliseconds as a whole number, or a datetime.timedelta")
     if value < 0:
         raise ConfigError(f"{what} is {value!r} ms: a duration cannot be negative")
+    if value > MAX_DURATION:
+        raise ConfigError(f"{what} is more than {MAX_DURATION} ms, which is a thousand years: give less")
     return math.ceil(value)

@@ -17,7 +17,8 @@ from ._dramatiq import exception_of
 from .clock import Clock
 from .dead_letters import compose
 from .errors import ClaimLost, StoreUnavailable
-from .records import Claim, DeadLetter
+from .logs import log
+from .records import Claim, DeadLetter, decode
 from .store import Store
 
 __all__ = ["ClaimedMessage", "GroupingConsumer", "Home", "Line", "StoreConsumer"]
@@ -34,6 +35,8 @@ class Home(Protocol):
         self, claim: Claim, letter: DeadLetter, exception: BaseException | None, notice: Message[Any] | None
     ) -> None: ...
 
+    def conclude(self, message: MessageProxy) -> None: ...
+
     def bury_undecodable(self, claim: Claim, error: BaseException) -> None: ...
 
     def is_instant(self, message: Message[Any], eta: object) -> bool: ...
@@ -48,6 +51,8 @@ class ClaimedMessage(MessageProxy):
         self.consumer = consumer
         #: Whether the claim came to its end before the worker acked.
         self.settled = False
+        #: Whether the actor was begun and no middleware was told of its end yet.
+        self.running = False
         # Copied, since the fallback through __getattr__ takes longer than all that is read costs to copy.
         self.options = message.options
         self.actor_name = message.actor_name
@@ -97,7 +102,7 @@ class StoreConsumer(Consumer):
         while self.buffer or self._refill():
             claim = self.buffer.popleft()
             try:
-                message = Message.decode(claim.data)
+                message = decode(claim.data)
             except Exception as error:
                 self.broker.bury_undecodable(claim, error)
                 continue
@@ -151,13 +156,25 @@ class StoreConsumer(Consumer):
 
     def ack(self, message: MessageProxy) -> None:
         claimed: ClaimedMessage = message  # type: ignore[assignment]
+        if self._is_unconcluded(claimed):
+            return self.nack(message)
         if not claimed.settled:
             try:
                 self.store.finish(claimed.claim)
             except ClaimLost as lost:
-                self.broker.logger.warning("Message %s was done, but %s.", message.message_id, lost)
+                log(self.broker.logger, "warning", "Message %s was done, but %s.", message.message_id, lost)
             claimed.settled = True
         claimed.consumer.done(claimed.claim)
+
+    def _is_unconcluded(self, message: ClaimedMessage) -> bool:
+        """Whether a message that the worker acks in fact failed, before any middleware was told; they are told now.
+
+        A log handler or an exception's class that raises throws Dramatiq's worker off its way, straight to the ack.
+        """
+        if message.running:
+            message.running = False
+            self.broker.conclude(message)
+        return message.failed
 
     def nack(self, message: MessageProxy) -> None:
         claimed: ClaimedMessage = message  # type: ignore[assignment]
@@ -166,12 +183,25 @@ class StoreConsumer(Consumer):
             letter = message.__dict__.get("dead_letter")
             if letter is None:  # there is no RetryQueue that would have composed it
                 letter = compose(message, now=self.clock.now(), letter_id=str(claim.id), data=claim.data)
-            try:
-                self.broker.bury(claim, letter, exception_of(message), message.__dict__.get("notice"))
-            except ClaimLost as lost:
-                self.broker.logger.warning("Message %s failed, but %s.", message.message_id, lost)
+            self._bury(claim, letter, exception_of(message), message.__dict__.get("notice"))
             claimed.settled = True
         claimed.consumer.done(claim)
+
+    def _bury(
+        self, claim: Claim, letter: DeadLetter, exception: BaseException | None, notice: Message[Any] | None
+    ) -> None:
+        for is_last in (False, False, True):
+            try:
+                return self.broker.bury(claim, letter, exception, notice)
+            except ClaimLost:
+                return None  # it lies there already, or another process took it
+            except StoreUnavailable:
+                raise
+            except Exception as error:
+                if is_last:
+                    # What Dramatiq's worker does not know it does not try again: the message would stay claimed.
+                    raise StoreUnavailable(f"entry {claim.id} cannot be buried: {type(error).__name__}") from error
+        return None
 
     def done(self, claim: Claim) -> None:
         """A worker has settled this claim: there is room for one more."""
@@ -224,6 +254,8 @@ class GroupingConsumer(StoreConsumer):
     def ack(self, message: MessageProxy) -> None:
         claimed: ClaimedMessage = message  # type: ignore[assignment]
         consumer: GroupingConsumer = claimed.consumer  # type: ignore[assignment]
+        if self._is_unconcluded(claimed):
+            return self.nack(message)
         if not claimed.settled:
             claimed.settled = True
             consumer.acked.append(claimed.claim)
@@ -251,10 +283,12 @@ class GroupingConsumer(StoreConsumer):
             self.acked.extendleft(reversed(claims))
             if not isinstance(error, StoreUnavailable):
                 raise
-            self.broker.logger.warning("%d messages are done and could not be acked yet: %s", len(claims), error)
+            text = "%d messages are done and could not be acked yet: %s"
+            log(self.broker.logger, "warning", text, len(claims), error)
             return
         for claim in lost:
-            self.broker.logger.warning("Entry %d was done, but its claim was lost: it may run again.", claim.id)
+            text = "Entry %d was done, but its claim was lost: it may run again."
+            log(self.broker.logger, "warning", text, claim.id)
         self._tell_joiners()
 
     def _claim(self) -> bool:

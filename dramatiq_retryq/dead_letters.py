@@ -47,7 +47,7 @@ def compose(
     """
     error = exception_of(message)
     if reason is None:
-        reason = "unknown_actor" if isinstance(error, ActorNotFound) else "rejected"
+        reason = "unknown_actor" if issubclass(type(error), ActorNotFound) else "rejected"
     return DeadLetter(
         id=message.message_id if letter_id is None else letter_id,
         reason=reason,

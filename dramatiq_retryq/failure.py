@@ -9,16 +9,16 @@ import socket
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from dramatiq import ActorNotFound, Broker, MessageProxy, Retry
+from dramatiq import ActorNotFound, Broker, Message, MessageProxy, Retry
 from dramatiq.middleware import Shutdown
 
 from ._dramatiq import plain_message
 from .clock import Clock
-from .errors import Snooze
+from .errors import ClaimLost, Snooze
 from .history import Redact, append, describe, last_number, short_traceback
 from .options import actor_name_of, retries_of
 from .policy import Settings, decide
-from .records import Attempt, Decision, Reason, RetryIn
+from .records import Attempt, Decision, RetryIn
 
 __all__ = ["Failure", "Handler", "who"]
 
@@ -47,59 +47,56 @@ class Failure:
         broker: Broker,
         message: MessageProxy,
         error: BaseException,
-        started_at: int | None,
     ) -> None:
         self.handler = handler
         self.broker = broker
         self.message = message
         self.error = error
-        self.clock = handler.clock_of(broker)
-        self.now = self.clock.now()
-        self.started_at = self.now if started_at is None else started_at
         self.options = dict(message.options)
-        #: Why the message dies, once that is decided.
-        self.reason: Reason | None = None
-        self._stored = False
+        self._is_settled = False
 
-    def handle(self) -> None:
-        """Decide, and carry it out. The message is marked as failed unless a retry is really stored."""
-        settings, problem = self.handler.settings_of(self.broker, self.message)
-        written = self.options.get("attempts")
+    def handle(self, started_at: int | None) -> None:
+        """Decide, and carry it out; the message is marked as failed unless a retry is really stored.
+
+        Called again after an interrupt, it does what is not done yet.
+
+        Args:
+            started_at: when the attempt started, in ms since the epoch; now, if that is not known.
+        """
+        if self._is_settled:
+            return
+        message, options = self.message, dict(self.options)
+        now = self.handler.clock_of(self.broker).now()
+        settings, problem = self.handler.settings_of(self.broker, message)
         decision = decide(
             self.error,
             settings,
-            retries=retries_of(self.options),
-            previous=_previous_delay(written),
-            sent_at=self.message.message_timestamp,
-            now=self.now,
+            retries=retries_of(options),
+            previous=_previous_delay(options.get("attempts")),
+            sent_at=message.message_timestamp,
+            now=now,
             rng=self.handler.rng,
         )
-        self._write(decision)
+        self._write(options, decision, now if started_at is None else started_at, now)
+        message.options.clear()
+        message.options.update(options)
         if isinstance(decision, RetryIn):
-            self._retry(decision)
+            self.handler.persist(self.broker, functools.partial(self._store, decision.delay))
+            self._is_settled, message.failed = True, False
             self._log_retry(decision, settings)
         else:
-            self.reason = decision.reason
+            message.__dict__["retryq_reason"] = decision.reason
             if decision.reason == "exhausted":
                 self._tell_exhausted(settings)
+            self._is_settled = True
         problem = problem or decision.problem
         if problem:
-            self.handler.log("error", "While handling a failure of %s: %s.", who(self.message), problem)
+            self.handler.log("error", "While handling a failure of %s: %s.", who(message), problem)
 
-    def handle_again(self) -> None:
-        """After an interrupt somewhere in :meth:`handle`: do what is not done yet."""
-        if self._stored:
-            self.message.failed = False
-        elif self.reason is None:
-            self.message.options.clear()
-            self.message.options.update(self.options)
-            self.handle()
-
-    def _write(self, decision: Decision) -> None:
+    def _write(self, options: dict[str, Any], decision: Decision, started_at: int, now: int) -> None:
         """Write the attempt into the message's options, as history and in the three fields that Dramatiq has."""
-        options = self.message.options
         if isinstance(decision, RetryIn) and not decision.uses_attempt:
-            if isinstance(self.error, Snooze):
+            if issubclass(type(self.error), Snooze):
                 snoozes = options.get("snoozes", 0)
                 options["snoozes"] = (snoozes if isinstance(snoozes, int) else 0) + 1
             return
@@ -108,8 +105,8 @@ class Failure:
             options,
             Attempt(
                 n=last_number(options) + 1,
-                started_at=self.started_at,
-                duration=max(0, self.now - self.started_at),
+                started_at=started_at,
+                duration=max(0, now - started_at),
                 error=info.type,
                 message=info.message,
                 place=info.place,
@@ -120,23 +117,23 @@ class Failure:
         if isinstance(decision, RetryIn) or decision.reason != "rejected":
             options["retries"] = retries_of(options) + 1
             options["traceback"] = short_traceback(self.error, info)
-            options["requeue_timestamp"] = self.now
-
-    def _retry(self, decision: RetryIn) -> None:
-        self.handler.persist(self.broker, functools.partial(self._store, decision.delay))
-        self.message.failed = False
+            options["requeue_timestamp"] = now
 
     def _store(self, delay: int) -> None:
         reschedule = getattr(self.broker, "reschedule", None)
         if reschedule is not None and "claim" in self.message.__dict__:
-            reschedule(self.message, delay=delay)
+            try:
+                reschedule(self.message, delay=delay)
+            except ClaimLost:
+                # Moved by an earlier call that raised after it had written, or recovered by another process that took
+                # this one for dead: either way it waits, and is no longer this worker's to bury.
+                self.message.__dict__["settled"] = True
         else:
             # No delay rather than one of 0: that would go through the delay queue and a worker's memory.
             self.broker.enqueue(plain_message(self.message).copy(), delay=delay or None)
-        self._stored = True
 
     def _log_retry(self, decision: RetryIn, settings: Settings) -> None:
-        expected = isinstance(self.error, (Retry, Shutdown))
+        expected = issubclass(type(self.error), (Retry, Shutdown))
         info = describe(self.error, self.handler.redact)
         attempt = retries_of(self.options) + 1
         self.handler.log(
@@ -158,6 +155,11 @@ class Failure:
             },
         )
 
+    def _as_sent(self) -> Message[Any]:
+        """The message with the arguments that it was sent: the actor may have changed the list that it was given."""
+        claim = self.message.__dict__.get("claim")
+        return plain_message(self.message) if claim is None else Message.decode(claim.data)
+
     def _tell_exhausted(self, settings: Settings) -> None:
         actor = self.broker.actors.get(self.message.actor_name)
         name = self.message.options.get("on_retry_exhausted")
@@ -168,7 +170,7 @@ class Failure:
             return
         try:
             message = self.broker.get_actor(name).message(
-                self.message.asdict(),
+                {**self._as_sent().asdict(), "options": self.message.options},
                 {"retries": retries_of(self.options), "max_retries": settings.max_retries},
             )
             self.handler.persist(self.broker, lambda: self.broker.enqueue(message))

@@ -49,12 +49,17 @@ _LARGEST_ENTRY = 6 * MAX_TEXT + 1024
 
 def describe(error: BaseException, redact: Redact | None = None) -> ErrorInfo:
     """What is kept of an error. Never raises, whatever the error's own ``__str__`` or ``redact`` does."""
+    # All of it is other people's code, down to the class's own name; and SystemExit, too, has been seen in a __str__.
     try:
         text = str(error)
-    except Exception as raised:
-        text = f"<its text cannot be had: str() raised {type(raised).__name__}>"
+    except BaseException:
+        text = "<its text cannot be had: str() raised>"
+    try:
+        name = str(type(error).__name__)
+    except BaseException:
+        name = "<no name>"
     return ErrorInfo(
-        type=_cut(_repaired(type(error).__name__), 100),
+        type=_cut(_repaired(name), 100),
         message=_cut(_redacted(_repaired(text), redact), MAX_TEXT),
         place=_place(error.__traceback__),
     )
@@ -75,8 +80,8 @@ def full_traceback(error: BaseException, redact: Redact | None = None) -> str:
     """The traceback as text, with its causes. Never raises; bounded in frames and characters."""
     try:
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__, limit=MAX_FRAMES))
-    except Exception as raised:
-        text = f"<no traceback: formatting it raised {type(raised).__name__}>"
+    except BaseException:
+        text = "<no traceback: formatting it raised>"
     text = _redacted(_repaired(text), redact)
     return text if len(text) <= MAX_TRACEBACK else "…" + text[1 - MAX_TRACEBACK :]
 

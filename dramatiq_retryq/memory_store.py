@@ -48,6 +48,16 @@ class _Queue:
                 return
         heappush(self.heap, entry)
 
+    def take_back(self, claim: Claim, entry: _Waiting, now: int) -> None:
+        """Add an entry in the place of a claim on it; both or neither, also if a time limit interrupts the thread."""
+        try:
+            self.add(entry, now)
+        except BaseException:
+            if entry in self.line or entry in self.heap:
+                self.claims.pop(claim.id, None)
+            raise
+        del self.claims[claim.id]
+
     def take(self, now: int) -> _Waiting | None:
         line, heap = self.line, self.heap
         if line and not (heap and heap[0] < line[0]):
@@ -135,10 +145,7 @@ class MemoryStore:
 
     def reschedule(self, claim: Claim, *, data: bytes, due_at: int, now: int) -> None:
         with self._lock:
-            queue = self._holder(claim)
-            # First there, then gone, here and below: a time limit may interrupt the thread in between.
-            queue.add((due_at, claim.id, data, 0), now)
-            del queue.claims[claim.id]
+            self._holder(claim).take_back(claim, (due_at, claim.id, data, 0), now)
 
     def release(self, claims: Iterable[Claim], *, now: int) -> int:
         released = 0
@@ -148,8 +155,7 @@ class MemoryStore:
                     queue = self._holder(claim)
                 except ClaimLost:
                     continue
-                queue.add((claim.due_at, claim.id, claim.data, claim.deliveries - 1), now)
-                del queue.claims[claim.id]
+                queue.take_back(claim, (claim.due_at, claim.id, claim.data, claim.deliveries - 1), now)
                 released += 1
         return released
 
@@ -157,11 +163,12 @@ class MemoryStore:
         dropped = 0
         with self._lock:
             queue = self._holder(claim)
+            # First there, then gone: a time limit may interrupt the thread in between.
             self._dead[letter.id] = letter
+            del queue.claims[claim.id]
             if notice is not None:
                 name, data = notice
                 self._queue(name).add((letter.died_at, next(self._ids), data, 0), letter.died_at)
-            del queue.claims[claim.id]
             while self.max_dead_letters is not None and len(self._dead) > self.max_dead_letters:
                 del self._dead[next(iter(self._dead))]
                 dropped += 1

@@ -35,6 +35,7 @@ from .dead_letters import LETTER_OPTION, compose
 from .errors import ClaimLost, ConfigError
 from .failure import Failure, who
 from .history import Redact
+from .logs import log
 from .options import (
     ACTOR_OPTIONS,
     actor_name_of,
@@ -229,12 +230,18 @@ class RetryQueue(Middleware):
             return
         what = f"message to actor {message.actor_name!r}"
         check_options(options, what)
+        for name in ("dead_letter_actor", "on_retry_exhausted"):
+            if isinstance(options.get(name), Actor):
+                options[name] = options[name].actor_name
         actor = broker.actors.get(message.actor_name)
         self._settings(broker, actor.options if actor is not None else {}, options, what)
 
     # -- Processing ----------------------------------------------------------------------------------------------
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
+        if "throws" in message.options and not throws_of(message.options, {}):
+            # What JSON carried is no class: asked for one, Dramatiq's worker raises before any hook is called.
+            del message.options["throws"]
         _running.set(_Running(self, broker, message, self.clock_of(broker).now()))
 
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
@@ -251,24 +258,25 @@ class RetryQueue(Middleware):
         if exception is None:
             _running.set(None)
             return
-        running = _running.get()
-        _running.set(None)
         if message.failed:  # by the actor itself, or by a middleware: it wants no retry
+            _running.set(None)
             return
         message.fail()
-        failure = Failure(self, broker, message, exception, running.started_at if running is not None else None)
-        try:
-            failure.handle()
-        except Interrupt:
-            # A shutdown or time limit that was on its way when the actor failed reached this thread only now. It comes
-            # once, and says nothing about the retry.
-            failure.handle_again()
-        except Exception as raised:
-            failure.reason = failure.reason or "unschedulable"
-            self.log("error", "Handling a failure of %s failed: %s.", who(message), type(raised).__name__)
-        finally:
-            if message.failed:
-                message.__dict__["retryq_reason"] = failure.reason or "unschedulable"
+        message.__dict__["retryq_reason"] = "unschedulable"
+        failure = Failure(self, broker, message, exception)
+        for _ in range(3):
+            try:
+                running = _running.get()
+                failure.handle(running.started_at if running is not None else None)
+                break
+            except Interrupt:
+                # A shutdown or time limit that was on its way when the actor failed reached this thread only now. Each
+                # comes once, and says nothing about the retry: what is not done yet is done again.
+                continue
+            except Exception as raised:
+                self.log("error", "Handling a failure of %s failed: %s.", who(message), type(raised).__name__)
+                break
+        _running.set(None)
 
     def before_nack(self, broker: Broker, message: MessageProxy) -> None:
         # Once: after a lost connection Dramatiq emits this again and again until the nack succeeds.
@@ -288,7 +296,7 @@ class RetryQueue(Middleware):
             exception = exception_of(message)
             actor = broker.actors.get(message.actor_name)
             throws = throws_of(message.options, actor.options if actor is not None else {})
-            if throws and isinstance(exception, throws):
+            if throws and issubclass(type(exception), throws):
                 self.log("info", "Aborting message %r.", message.message_id)
                 self.report(letter, exception, expected=True)
             else:
@@ -382,7 +390,7 @@ class RetryQueue(Middleware):
         level = "error"
         if expected:
             level = "info"
-        elif isinstance(exception, Retry):
+        elif issubclass(type(exception), Retry):
             level = "warning"
         if level != "error":
             self.log(level, text + ".", *args, extra=fields)
@@ -462,8 +470,4 @@ class RetryQueue(Middleware):
             waited, pause = waited + pause, min(2 * pause, 1_000)
 
     def log(self, level: str, text: str, *args: object, **kwargs: Any) -> None:
-        # A log handler is other people's code and raises when its disk is full. The message must not pay for that.
-        try:
-            getattr(self.logger, level)(text, *args, **kwargs)
-        except Exception:
-            pass
+        log(self.logger, level, text, *args, **kwargs)

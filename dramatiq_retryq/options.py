@@ -89,7 +89,7 @@ def check_options(options: Mapping[str, Any], what: str) -> None:
         if target is not None and not isinstance(target, (str, Actor)):
             raise ConfigError(f"{what}: {option} is {target!r}: give an actor or its name")
     max_age = options.get("max_age")
-    if max_age is not None and (isinstance(max_age, bool) or not isinstance(max_age, (int, float)) or max_age < 0):
+    if max_age is not None and (isinstance(max_age, bool) or not isinstance(max_age, (int, float)) or not max_age >= 0):
         raise ConfigError(f"{what}: max_age is {max_age!r}: give milliseconds, 0 or None for no limit")
 
 

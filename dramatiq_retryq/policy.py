@@ -196,13 +196,15 @@ def decide(
     Nothing that a user's policy raises gets out: the decision then falls back to the default and says so in its
     ``problem``.
     """
-    if isinstance(error, Shutdown):
+    # Not isinstance(): it asks the error for its __class__, which may raise.
+    kind = type(error)
+    if issubclass(kind, Shutdown):
         return RetryIn(delay=0, uses_attempt=False)
-    if isinstance(error, GiveUp) or (settings.throws and isinstance(error, settings.throws)):
+    if issubclass(kind, GiveUp) or (settings.throws and issubclass(kind, settings.throws)):
         return Die(reason="rejected")
 
     problem: str | None = None
-    if isinstance(error, Snooze):
+    if issubclass(kind, Snooze):
         delay, problem = _own_delay(error)
         if delay is None:
             delay = _fallback(settings).delay(0, rng=rng)
@@ -218,7 +220,7 @@ def decide(
         delay = _fallback(settings).delay(retries, previous=previous, rng=rng)
     if delay is None:
         return Die(reason="exhausted", problem=problem)
-    if isinstance(error, Retry):
+    if issubclass(kind, Retry):
         heard, own_problem = _own_delay(error)
         problem = own_problem or problem
     else:
@@ -247,7 +249,7 @@ def _fallback(settings: Settings) -> Backoff:
     return settings.policy if isinstance(settings.policy, Backoff) else Backoff()
 
 
-def _own_delay(error: Retry) -> tuple[int | None, str | None]:
+def _own_delay(error: Any) -> tuple[int | None, str | None]:
     """The delay that a ``Retry`` or ``Snooze`` carries, and what is wrong with it."""
     if error.delay is None:
         return None, None

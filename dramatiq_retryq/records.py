@@ -30,6 +30,7 @@ __all__ = [
     "RetryIn",
     "State",
     "Whereabouts",
+    "decode",
     "read_attempts",
 ]
 
@@ -220,6 +221,24 @@ def read_attempts(options: Mapping[str, Any]) -> tuple[Attempt, ...]:
     return tuple(found)
 
 
+def decode(data: bytes) -> Message[Any]:
+    """The message that a payload holds.
+
+    Raises:
+        DecodeError: the encoder refuses it.
+        TypeError: it decodes to something that no worker could handle.
+    """
+    message: Message[Any] = Message.decode(data)
+    if not (
+        isinstance(message.options, dict)
+        and isinstance(message.kwargs, dict)
+        and isinstance(message.actor_name, str)
+        and isinstance(message.message_id, str)
+    ):
+        raise TypeError("a field of the message has the wrong type")
+    return message
+
+
 _ATTEMPT_FIELDS = tuple(field.name for field in dataclasses.fields(Attempt))
 
 
@@ -251,7 +270,7 @@ class DeadLetter:
     def message(self) -> Message[Any] | None:
         """The message as it was when it died; ``None`` if the payload cannot be decoded."""
         try:
-            return Message.decode(self.data)
+            return decode(self.data)
         except Exception:
             return None
 

@@ -16,7 +16,6 @@ run against every store.
 9.  A released entry is waiting at its old place, and that delivery is not counted.
 10. Deliveries count from 1 after a put, a reschedule and a revival.
 11. A buried entry is a dead letter with the id of the entry, and is never claimed.
-    A notice that comes with a burial is waiting once the letter lies, and not if the burial failed.
 12. Letters are listed newest first.
 13. A letter is revived by one caller only; the others get ``LetterNotFound``.
 14. A revived entry is waiting with the payload it was given.
@@ -27,7 +26,8 @@ run against every store.
 19. ``max_messages`` bounds waiting and claimed entries together; a put beyond it raises ``QueueFull`` and stores
     nothing, while reschedule, release, revive and a put that is ``exempt`` always have their place.
 20. ``max_dead_letters`` bounds the letters; a burial beyond it drops the oldest.
-21. ``check`` on a sane store finds nothing.
+21. A notice that comes with a burial is waiting once the letter lies, and not if the burial failed.
+22. ``check`` on a sane store finds nothing.
 
 All instants are whole milliseconds since the epoch and are handed in: a store reads no clock.
 """

@@ -8,23 +8,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 from dramatiq import Broker, Consumer, Message, MessageProxy, QueueJoinTimeout, QueueNotFound, Worker
 from dramatiq.common import q_name
 from dramatiq.middleware import Middleware, MiddlewareError, Retries, default_middleware
 
-from ._dramatiq import plain_message
+from ._dramatiq import exception_of, plain_message
 from .clock import Clock, SystemClock, milliseconds
 from .consumer import ClaimedMessage, Line, StoreConsumer
 from .dead_letters import LETTER_OPTION, DeadLetters
 from .errors import ConfigError, EncodeError, LetterNotFound, MessageDied
+from .logs import log
 from .middleware import RetryQueue
 from .queue_view import QueueView
 from .records import Claim, DeadLetter, ErrorInfo, QueueCounts, Whereabouts
 from .store import Store
 
 __all__ = ["StoreBroker"]
+
+#: No eta is later than this: the year 9999, in ms since the epoch.
+_LAST_INSTANT = 253_402_300_800_000
+
+_DROPPED = "The oldest dead letters (%d) were dropped: there is no room for more. Replay or discard some."
 
 _Hook = tuple[Middleware | None, Callable[..., None]]
 
@@ -76,7 +83,10 @@ class StoreBroker(Broker):
             try:
                 hook(self, *args, **kwargs)
             except MiddlewareError:
-                raise
+                # What was done cannot be refused: Dramatiq's worker would leave the message claimed for ever.
+                if signal not in ("before_ack", "before_nack"):
+                    raise
+                self.logger.critical("Unexpected failure in %s of %r.", signal, middleware, exc_info=True)
             except Exception:
                 self.logger.critical("Unexpected failure in %s of %r.", signal, middleware, exc_info=True)
 
@@ -132,11 +142,27 @@ class StoreBroker(Broker):
                 f"{type(self).__name__} has a RetryQueue already, and each would retry every message: make the broker "
                 f"with yours, {type(self).__name__}(…, retry_queue=RetryQueue(…))"
             )
+        # Where somebody names Retries as the place, its successor is meant.
+        if not any(isinstance(m, Retries) for m in self.middleware):
+            before = RetryQueue if before is Retries else before
+            after = RetryQueue if after is Retries else after
         super().add_middleware(middleware, before=before, after=after)
         for retry_queue in self.middleware:
             if isinstance(retry_queue, RetryQueue):
                 retry_queue.take_place(self)
                 break
+
+    def _before_process_message(self, message: MessageProxy) -> None:
+        message.__dict__["running"] = True
+
+    def _after_process_message(self, message: MessageProxy, **outcome: Any) -> None:
+        message.__dict__["running"] = False
+
+    _after_skip_message = _after_process_message
+
+    def conclude(self, message: MessageProxy) -> None:
+        """Tell the middleware of a failure that Dramatiq's worker could not: it acks what it stumbles over."""
+        self.emit_after("process_message", message, exception=exception_of(message) or RuntimeError("it was not run"))
 
     def _after_worker_shutdown(self, worker: Worker) -> None:
         # Held for join() only, and with them every frame they came through.
@@ -201,7 +227,7 @@ class StoreBroker(Broker):
     def _delayed(self, message: Message[Any], queue_name: str, delay: Any) -> tuple[Message[Any], int | None, int]:
         """A copy of the message with the instant at which it is due, the delay in ms, and that instant."""
         if delay is not None:
-            if isinstance(delay, (int, float)) and not isinstance(delay, bool) and delay < 0:
+            if _is_negative(delay):
                 delay = 0
             delay = milliseconds(delay, f"message to actor {message.actor_name!r}: delay")
             due_at = self.clock.due_in(delay)
@@ -213,10 +239,11 @@ class StoreBroker(Broker):
 
     def is_instant(self, message: Message[Any], eta: object) -> bool:
         """Whether an eta is one. What is not is due now, as in Dramatiq's worker."""
-        if isinstance(eta, (int, float)) and math.isfinite(eta):
+        if isinstance(eta, (int, float)) and abs(eta) < _LAST_INSTANT:
             return True
         if eta is not None:
-            self.logger.warning("Invalid eta value for message %r: %r. It is due now.", message.message_id, eta)
+            text = "Invalid eta value for message %r: %.100r. It is due now."
+            log(self.logger, "warning", text, message.message_id, eta)
         return False
 
     def reschedule(self, message: MessageProxy, *, delay: int) -> None:
@@ -374,7 +401,7 @@ class StoreBroker(Broker):
         if exception is not None and (line.first_death is None or not self._is_dead(line.first_death[0])):
             line.first_death = (letter.id, exception)
         if dropped:
-            self._log_dropped(dropped)
+            log(self.logger, "warning", _DROPPED, dropped)
 
     def _encoded_notice(self, letter: DeadLetter, notice: Message[Any]) -> tuple[str, bytes] | None:
         try:
@@ -393,11 +420,6 @@ class StoreBroker(Broker):
         except LetterNotFound:
             return False
         return True
-
-    def _log_dropped(self, dropped: int) -> None:
-        self.logger.warning(
-            "The oldest dead letters (%d) were dropped: there is no room for more. Replay or discard some.", dropped
-        )
 
     def bury_undecodable(self, claim: Claim, error: BaseException) -> None:
         letter = DeadLetter(
@@ -424,9 +446,14 @@ class StoreBroker(Broker):
         if retry_queue is not None:
             retry_queue.report(letter)
         else:
-            self.logger.error(
-                "A message of queue %r is dead (%s): letter %s.", letter.queue_name, letter.reason, letter.id
-            )
+            text = "A message of queue %r is dead (%s): letter %s."
+            log(self.logger, "error", text, letter.queue_name, letter.reason, letter.id)
+
+
+def _is_negative(delay: object) -> bool:
+    if isinstance(delay, timedelta):
+        return delay < timedelta(0)
+    return isinstance(delay, (int, float)) and not isinstance(delay, bool) and delay < 0
 
 
 def _encode(message: Message[Any]) -> bytes:
