@@ -174,7 +174,6 @@ class SQLiteBroker(StoreBroker):
             self._watcher = None
 
     def _before_process_message(self, message: MessageProxy) -> None:
-        super()._before_process_message(message)
         if isinstance(message, ClaimedMessage):
             self._file.begin(message.claim)
 

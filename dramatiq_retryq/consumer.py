@@ -51,8 +51,6 @@ class ClaimedMessage(MessageProxy):
         self.consumer = consumer
         #: Whether the claim came to its end before the worker acked.
         self.settled = False
-        #: Whether the actor was begun and no middleware was told of its end yet.
-        self.running = False
         # Copied, since the fallback through __getattr__ takes longer than all that is read costs to copy.
         self.options = message.options
         self.actor_name = message.actor_name
@@ -156,8 +154,10 @@ class StoreConsumer(Consumer):
 
     def ack(self, message: MessageProxy) -> None:
         claimed: ClaimedMessage = message  # type: ignore[assignment]
-        if self._is_unconcluded(claimed):
-            return self.nack(message)
+        if exception_of(message) is not None:
+            self.broker.conclude(message)
+            if message.failed:
+                return self.nack(message)
         if not claimed.settled:
             try:
                 self.store.finish(claimed.claim)
@@ -165,16 +165,6 @@ class StoreConsumer(Consumer):
                 log(self.broker.logger, "warning", "Message %s was done, but %s.", message.message_id, lost)
             claimed.settled = True
         claimed.consumer.done(claimed.claim)
-
-    def _is_unconcluded(self, message: ClaimedMessage) -> bool:
-        """Whether a message that the worker acks in fact failed, before any middleware was told; they are told now.
-
-        A log handler or an exception's class that raises throws Dramatiq's worker off its way, straight to the ack.
-        """
-        if message.running:
-            message.running = False
-            self.broker.conclude(message)
-        return message.failed
 
     def nack(self, message: MessageProxy) -> None:
         claimed: ClaimedMessage = message  # type: ignore[assignment]
@@ -211,7 +201,7 @@ class StoreConsumer(Consumer):
         self._tell_joiners()
 
     def _tell_joiners(self) -> None:
-        if self.line.joiners and self.store.is_idle(self.queue_name):
+        if self.line.joiners and not self.outstanding and not self.buffer and self.store.is_idle(self.queue_name):
             self.line.notify_joiners()
 
     def _wait(self, seconds: float) -> None:
@@ -250,12 +240,16 @@ class GroupingConsumer(StoreConsumer):
         super().__init__(broker, queue_name, line, prefetch, timeout)
         self.acked: deque[Claim] = deque()
         self.is_closed = False
+        # In larger groups than where a claim costs nothing.
+        self.low = self.prefetch - max(1, self.prefetch // 2)
 
     def ack(self, message: MessageProxy) -> None:
         claimed: ClaimedMessage = message  # type: ignore[assignment]
         consumer: GroupingConsumer = claimed.consumer  # type: ignore[assignment]
-        if self._is_unconcluded(claimed):
-            return self.nack(message)
+        if exception_of(message) is not None:
+            self.broker.conclude(message)
+            if message.failed:
+                return self.nack(message)
         if not claimed.settled:
             claimed.settled = True
             consumer.acked.append(claimed.claim)

@@ -260,9 +260,10 @@ class RetryQueue(Middleware):
             return
         if message.failed:  # by the actor itself, or by a middleware: it wants no retry
             _running.set(None)
+            message.__dict__["retryq_heard"] = True
             return
         message.fail()
-        message.__dict__["retryq_reason"] = "unschedulable"
+        message.__dict__.update(retryq_heard=True, retryq_reason="unschedulable")
         failure = Failure(self, broker, message, exception)
         for _ in range(3):
             try:
