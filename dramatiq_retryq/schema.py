@@ -5,11 +5,10 @@ from __future__ import annotations
 __all__ = ["MIGRATIONS"]
 
 # The CHECK holds the state machine: each state has the columns it needs, and no others.
-# AUTOINCREMENT, since the id of a letter that is gone must never become that of another.
 _VERSION_1 = (
     """
     CREATE TABLE messages (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        id INTEGER PRIMARY KEY,
         queue TEXT NOT NULL,
         state TEXT NOT NULL,
         due_at INTEGER NOT NULL,

@@ -22,7 +22,10 @@ from .schema import MIGRATIONS
 
 __all__ = ["SQLiteStore"]
 
-_PUT = "INSERT INTO messages (queue, state, due_at, deliveries, data) VALUES (?, 'waiting', ?, 0, ?)"
+_PUT = """
+    INSERT INTO messages (id, queue, state, due_at, deliveries, data)
+    VALUES (max(?, (SELECT coalesce(max(id), 0) + 1 FROM messages)), ?, 'waiting', ?, 0, ?)
+"""
 _CLAIM = """
     UPDATE messages SET state = 'claimed', worker = ?, token = ?, claimed_at = ?, deliveries = deliveries + 1
     WHERE id IN (
@@ -96,6 +99,12 @@ _ORPHANS = """
     SELECT id FROM messages WHERE state = 'claimed' AND worker NOT IN (SELECT id FROM workers)
 """
 
+# An id is the instant of the put, in ms since 2025, with room for 2 ** 20 of them in each; and it is greater than any
+# that is there. So later ones are greater, and one that is free again is not given again. AUTOINCREMENT does the same,
+# for one more page that is written with each message.
+_EPOCH = 1_735_689_600_000
+_ID_BITS = 20
+
 #: How many letters are read at a time. A longer read would keep the log from being checkpointed.
 _PAGE = 200
 
@@ -138,7 +147,8 @@ class SQLiteStore:
     # -- Moves ---------------------------------------------------------------------------------------------------
 
     def put(self, queue_name: str, data: bytes, *, due_at: int, now: int, exempt: bool = False) -> int:
-        return self._db.write(lambda con: con.execute(_PUT, (queue_name, due_at, data)).lastrowid or 0, single=True)
+        parameters = (_first_id(now), queue_name, due_at, data)
+        return self._db.write(lambda con: con.execute(_PUT, parameters).lastrowid or 0, single=True)
 
     def claim(self, queue_name: str, *, now: int, limit: int, owner: str) -> list[Claim]:
         # Looked at first: an update that finds nothing takes the write lock from those who write.
@@ -186,7 +196,7 @@ class SQLiteStore:
                 raise ClaimLost(claim.id)
             if notice is not None:
                 queue_name, data = notice
-                con.execute(_PUT, (queue_name, letter.died_at, data))
+                con.execute(_PUT, (_first_id(letter.died_at), queue_name, letter.died_at, data))
             if self.max_dead_letters is None:
                 return 0
             return con.execute(_TRIM_BY_COUNT, (self.max_dead_letters,)).rowcount
@@ -434,11 +444,16 @@ def _with_crash(data: bytes, error: ErrorInfo, owner: str, claimed_at: int, now:
         return None, data  # it cannot be decoded: that is found out when it is delivered
 
 
+def _first_id(now: int) -> int:
+    """The least id that an entry put at ``now`` may have."""
+    return max(1, now - _EPOCH << _ID_BITS)
+
+
 def _row_id(letter_id: str) -> int:
     # As it was written and no other spelling, nor more than SQLite can count.
-    if not re.fullmatch(r"[1-9][0-9]{0,17}", letter_id, re.ASCII):
+    if not re.fullmatch(r"[1-9][0-9]{0,18}", letter_id, re.ASCII):
         raise LetterNotFound(letter_id)
-    return int(letter_id)
+    return min(int(letter_id), (1 << 63) - 1)
 
 
 def _letter_text(letter: DeadLetter) -> str:
