@@ -97,7 +97,9 @@ class Backoff:
         if self.jitter == "equal":
             return round(v / 2 + rng.uniform(0, v / 2))
         if self.jitter == "decorrelated":
-            return round(min(cap, rng.uniform(base, max(base, 3 * (base if previous is None else previous)))))
+            # Cut off before it is tripled: what the history says was the last delay is anybody's number.
+            last = base if previous is None else max(base, min(previous, cap))
+            return round(min(cap, rng.uniform(base, 3 * last)))
         if self.jitter == "proportional":
             delay = v * rng.uniform(1, 2)
             return round(delay if delay <= cap else cap * rng.uniform(0.5, 1))

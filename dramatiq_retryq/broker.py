@@ -9,8 +9,9 @@ import threading
 import weakref
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
-from dramatiq import Consumer, MessageProxy, Worker
+from dramatiq import Consumer, Message, MessageProxy, Worker
 from dramatiq.middleware import Middleware
 
 from .clock import Clock, milliseconds
@@ -19,6 +20,7 @@ from .database import Synchronous
 from .errors import ConfigError, StoreUnavailable
 from .memory_store import MemoryStore
 from .middleware import RetryQueue
+from .records import DeadLetter
 from .sqlite_store import SQLiteStore
 from .store_broker import StoreBroker
 
@@ -192,11 +194,23 @@ class SQLiteBroker(StoreBroker):
                 line.notify_joiners()
 
     def _recover(self) -> None:
-        for letter in self._file.recover(now=self.clock.now(), max_crashes=self.max_crashes):
+        notices: list[Message[Any]] = []
+
+        def notice_of(letter: DeadLetter) -> tuple[str, bytes] | None:
             retry_queue, message = self._retry_queue(), letter.message
-            if retry_queue is not None:
-                retry_queue.deliver(self, letter, message.options if message is not None else {})
+            if retry_queue is None:
+                return None
+            notice = retry_queue.notice(self, letter, message.options if message is not None else {})
+            stored = self._encoded_notice(letter, notice) if notice is not None else None
+            if stored is not None and notice is not None:
+                notices.append(notice)
+            return stored
+
+        for letter in self._file.recover(now=self.clock.now(), max_crashes=self.max_crashes, notice_of=notice_of):
             self._report(letter)
+        for notice in notices:
+            self._wake(notice.queue_name, self.clock.now())
+            self.emit_after("enqueue", notice, None)
 
     def _commit_acks(self) -> None:
         for consumer in list(self._consumers):

@@ -102,7 +102,14 @@ class StoreConsumer(Consumer):
             try:
                 message = decode(claim.data)
             except Exception as error:
-                self.broker.bury_undecodable(claim, error)
+                try:
+                    self.broker.bury_undecodable(claim, error)
+                except ClaimLost:
+                    pass
+                except BaseException:
+                    self.buffer.appendleft(claim)  # it is given back when this consumer is closed
+                    raise
+                self._tell_joiners()
                 continue
             if "eta" in message.options:
                 # It is due; the worker, seeing one, would park the message.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import signal
 import threading
 import weakref
@@ -21,6 +22,8 @@ __all__ = ["run_worker"]
 
 _booted: weakref.WeakSet[Broker] = weakref.WeakSet()
 _lock = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_booted.clear)  # the child is a process of its own
 
 
 @contextmanager
@@ -36,7 +39,8 @@ def run_worker(
 
     At the end of the block, at the interpreter's exit and at SIGTERM the worker is stopped: what is being worked on is
     finished, what was fetched and not begun is put back and waits in the broker as before. SIGTERM is listened to
-    only from the main thread, and a handler that was there before is called afterwards.
+    only from the main thread. A handler that was there before is called, while the worker stops; without one, the block
+    ends with ``SystemExit(143)``.
 
     Args:
         broker: the broker; the global one if not given.
@@ -55,6 +59,10 @@ def run_worker(
     broker = get_broker() if broker is None else broker
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise ConfigError(f"run_worker: threads is {threads!r}: give a whole number of 1 or more")
+    if queues is not None and not isinstance(queues, str):
+        queues = set(queues)
+        if not queues:
+            raise ConfigError("run_worker: queues is empty: name at least one queue, or leave it out for all of them")
     if isinstance(queues, str):
         raise ConfigError(f"run_worker: queues is {queues!r}: give a list of queue names, as [{queues!r}]")
     wanted = None if queues is None else set(queues)
@@ -129,10 +137,13 @@ def _stopping_at_sigterm(stop: _Once) -> Iterator[None]:
     previous = signal.getsignal(signal.SIGTERM)
 
     def terminate(signum: int, frame: FrameType | None) -> Any:
-        stop()
+        # The handler runs in the midst of whatever the main thread does, which may hold a lock that the worker's
+        # threads need to stop: nothing is waited for here.
         if callable(previous):
+            threading.Thread(target=stop, name="retryq-stop").start()
             return previous(signum, frame)
-        # As without a handler, but through the interpreter, so that what stands in finally and atexit is run.
+        # As without a handler, but through the interpreter, so that what stands in finally and atexit is run: the end
+        # of the block stops the worker.
         raise SystemExit(128 + signum)
 
     signal.signal(signal.SIGTERM, terminate)

@@ -43,8 +43,8 @@ MAX_FRAMES = 30
 #: Takes secrets out of a text before it is stored or logged.
 Redact = Callable[[str], str]
 
-# An attempt of the greatest size, its text being nothing but characters that JSON writes as \uXXXX.
-_LARGEST_ENTRY = 6 * MAX_TEXT + 1024
+# An attempt of the greatest size, its texts being nothing but characters that JSON writes as two \uXXXX.
+_LARGEST_ENTRY = 12 * (MAX_TEXT + 300) + 1024
 
 
 def describe(error: BaseException, redact: Redact | None = None) -> ErrorInfo:
@@ -108,7 +108,7 @@ def last_number(options: dict[str, Any]) -> int:
     """The number of the last attempt in the history, 0 if there is none."""
     try:
         return int(options["attempts"][-1]["n"])
-    except (KeyError, IndexError, TypeError, ValueError):
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError):
         return 0
 
 

@@ -16,10 +16,10 @@ import socket
 import struct
 import uuid
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-__all__ = ["WorkerFile", "dead_worker", "remove_worker_file"]
+__all__ = ["WorkerFile", "dead_worker", "other_worker_files", "remove_worker_file"]
 
 # How many entries a process can run at once and be known for. Beyond it, they count as fetched and not begun.
 _SLOTS = 4096
@@ -34,12 +34,21 @@ class WorkerFile:
     """
 
     def __init__(self, database: str) -> None:
-        self.path = f"{database}-worker-{uuid.uuid4().hex[:12]}"
-        # Not inherited by programs that are started from here; what forks itself closes it, see abandon().
-        self._fd = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        while True:
+            self.path = f"{database}-worker-{uuid.uuid4().hex[:12]}"
+            # Not inherited by programs that are started from here; what forks itself closes it, see abandon().
+            self._fd = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:  # somebody who clears up was faster, and takes it away
+                os.close(self._fd)
+                continue
+            if os.fstat(self._fd).st_nlink:
+                break
+            os.close(self._fd)
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(self._fd, _SLOTS * _ENTRY.size)
+            # Written and not only made this long: on a full disk, touching a page that has no block kills the process.
+            os.write(self._fd, bytes(_SLOTS * _ENTRY.size))
             self._map = mmap.mmap(self._fd, _SLOTS * _ENTRY.size)
         except BaseException:
             os.unlink(self.path)
@@ -104,6 +113,16 @@ def dead_worker(path: str, owner: str) -> Iterator[frozenset[int] | None]:
         yield frozenset(entry_id for (entry_id,) in _ENTRY.iter_unpack(data[:whole]) if entry_id)
     finally:
         os.close(fd)
+
+
+def other_worker_files(database: str, known: Collection[str]) -> list[str]:
+    """The worker files beside a database whose names are not ``known``."""
+    directory, name = os.path.split(database)
+    return [
+        os.path.join(directory, found)
+        for found in os.listdir(directory)
+        if found.startswith(f"{name}-worker-") and found not in known
+    ]
 
 
 def remove_worker_file(path: str) -> None:

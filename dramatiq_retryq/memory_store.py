@@ -12,6 +12,7 @@ from dramatiq import Message
 
 from .errors import ClaimLost, LetterNotFound, QueueFull
 from .records import Claim, DeadLetter, Entry, QueueCounts
+from .store import NoticeOf
 
 __all__ = ["MemoryStore"]
 
@@ -229,7 +230,7 @@ class MemoryStore:
     def end(self, claim: Claim) -> None:
         """Likewise."""
 
-    def recover(self, *, now: int, max_crashes: int) -> list[DeadLetter]:
+    def recover(self, *, now: int, max_crashes: int, notice_of: NoticeOf | None = None) -> list[DeadLetter]:
         """Nothing: those who hold claims die with this process."""
         return []
 

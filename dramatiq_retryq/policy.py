@@ -251,12 +251,14 @@ def _fallback(settings: Settings) -> Backoff:
 
 def _own_delay(error: Any) -> tuple[int | None, str | None]:
     """The delay that a ``Retry`` or ``Snooze`` carries, and what is wrong with it."""
-    if error.delay is None:
-        return None, None
     try:
+        if error.delay is None:
+            return None, None
         return milliseconds(error.delay, f"{type(error).__name__}(delay=…)"), None
     except ConfigError as raised:
         return None, str(raised)
+    except Exception as raised:
+        return None, _report("the error's own delay", raised)
 
 
 def _name(function: Any) -> str:

@@ -27,7 +27,7 @@ def heard_wait(error: BaseException, *, now: int) -> int | None:
             carrier = getattr(error, "response", None)
             headers = getattr(error if carrier is None else carrier, "headers", None)
             wait = _seconds(headers.get("Retry-After"), now) if headers is not None else None
-        return None if wait is None else min(math.ceil(wait * 1000), MAX_HEARD_WAIT)
+        return None if wait is None else math.ceil(min(wait, MAX_HEARD_WAIT / 1000) * 1000)
     except Exception:
         return None
 
@@ -48,6 +48,4 @@ def _seconds(value: Any, now: int) -> float | None:
             if date.tzinfo is None:
                 date = date.replace(tzinfo=timezone.utc)
             seconds = max(0.0, date.timestamp() - now / 1000)
-    if seconds == math.inf:
-        return MAX_HEARD_WAIT / 1000
     return seconds if seconds >= 0 else None

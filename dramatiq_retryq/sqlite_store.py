@@ -16,9 +16,10 @@ from dramatiq import Message
 from .database import Database, Synchronous
 from .errors import ClaimLost, LetterNotFound
 from .history import append, last_number
-from .liveness import WorkerFile, dead_worker, remove_worker_file
+from .liveness import WorkerFile, dead_worker, other_worker_files, remove_worker_file
 from .records import Attempt, Claim, DeadLetter, Entry, ErrorInfo, QueueCounts
 from .schema import MIGRATIONS
+from .store import NoticeOf
 
 __all__ = ["SQLiteStore"]
 
@@ -88,7 +89,7 @@ _FLUSH = "DELETE FROM messages WHERE state = 'waiting' AND queue = ?"
 _REGISTER = "INSERT INTO workers (file, owner, started_at) VALUES (?, ?, ?)"
 _WORKERS = "SELECT id, file, owner FROM workers"
 _HELD_BY = """
-    SELECT id, queue, data, due_at, deliveries, claimed_at, token FROM messages WHERE state = 'claimed' AND worker = ?
+    SELECT id, queue, data, deliveries, claimed_at, token FROM messages WHERE state = 'claimed' AND worker = ?
 """
 _REDELIVER = """
     UPDATE messages SET state = 'waiting', data = ?, worker = NULL, token = NULL, claimed_at = NULL
@@ -326,34 +327,80 @@ class SQLiteStore:
         if self._worker is not None:
             self._worker[1].end(claim.id)
 
-    def recover(self, *, now: int, max_crashes: int) -> list[DeadLetter]:
-        """Claimed → waiting or dead, for all that dead processes held.
-
-        What a process was running when it died has one crash more in its history, and is dead after ``max_crashes``
-        of them; what it had only fetched waits as before.
-
-        Returns:
-            The letters of those that are dead now.
-        """
+    def recover(self, *, now: int, max_crashes: int, notice_of: NoticeOf | None = None) -> list[DeadLetter]:
         buried: list[DeadLetter] = []
-        own = self._worker[1].path if self._worker is not None else None
-        for worker, name, owner in self._db.read(lambda con: con.execute(_WORKERS).fetchall()):
+        rows = self._db.read(lambda con: con.execute(_WORKERS).fetchall())
+        own = os.path.basename(self._worker[1].path) if self._worker is not None else None
+        for worker, name, owner in rows:
             path = os.path.join(os.path.dirname(self.path), name)
-            if path == own:
+            if name == own:
                 continue
             with dead_worker(path, owner) as running:
-                if running is None:
-                    continue
-                buried += self._db.write(
-                    lambda con, worker=worker, owner=owner, running=running: _recover_from(  # type: ignore[misc]
-                        con, worker, owner, running, now, max_crashes
-                    )
-                )
-                remove_worker_file(path)
+                # Whoever has found it dead is the only one who touches what it held, until the block ends.
+                if running is not None:
+                    buried += self._recover_from(worker, owner, running, now, max_crashes, notice_of)
+                    remove_worker_file(path)
+        # Left by a process that died between the file and its row, or between the row and the file.
+        for path in other_worker_files(self.path, [own, *(name for _, name, _ in rows)]):
+            with dead_worker(path, "") as running:
+                if running is not None and not self._is_registered(path):
+                    remove_worker_file(path)
         if self.max_letter_age is not None:
             oldest = now - self.max_letter_age
             self._db.write(lambda con: con.execute(_TRIM_BY_AGE, (oldest,)), single=True)
         return buried
+
+    def _recover_from(
+        self,
+        worker: int,
+        owner: str,
+        running: frozenset[int],
+        now: int,
+        max_crashes: int,
+        notice_of: NoticeOf | None,
+    ) -> list[DeadLetter]:
+        moves: list[tuple[str, tuple[object, ...]]] = []
+        buried = []
+        held = self._db.read(lambda con: con.execute(_HELD_BY, (worker,)).fetchall())
+        for row_id, queue, data, deliveries, claimed_at, token in held:
+            if row_id not in running:
+                moves.append((_RELEASE, (row_id, token)))
+                continue
+            error = ErrorInfo(
+                type="WorkerCrashed", message=f"the worker process {owner} died while running this message"
+            )
+            is_last = deliveries >= max_crashes
+            actor_name, data = _with_crash(data, error, owner, claimed_at, now, is_last=is_last)
+            if not is_last:
+                moves.append((_REDELIVER, (data, row_id, token)))
+                continue
+            letter = DeadLetter(
+                id=str(row_id),
+                reason="crashed",
+                queue_name=queue,
+                actor_name=actor_name,
+                died_at=now,
+                error=error,
+                data=data,
+            )
+            moves.append((_BURY, (now, letter.reason, _letter_text(letter), data, row_id, token)))
+            # Asked for before the transaction: it calls other people's hooks, which may want to write themselves.
+            notice = notice_of(letter) if notice_of is not None else None
+            if notice is not None:
+                moves.append((_PUT, (_first_id(now), notice[0], now, notice[1])))
+            buried.append(letter)
+
+        def move(con: sqlite3.Connection) -> None:
+            for statement, parameters in moves:
+                con.execute(statement, parameters)
+            con.execute(_UNREGISTER, (worker,))
+
+        self._db.write(move)
+        return buried
+
+    def _is_registered(self, path: str) -> bool:
+        name = os.path.basename(path)
+        return any(name == row[1] for row in self._db.read(lambda con: con.execute(_WORKERS).fetchall()))
 
     def _register(self, owner: str, now: int) -> tuple[int, WorkerFile]:
         with self._registering:
@@ -395,35 +442,9 @@ class SQLiteStore:
         self._forget()
 
 
-def _recover_from(
-    con: sqlite3.Connection, worker: int, owner: str, running: frozenset[int], now: int, max_crashes: int
-) -> list[DeadLetter]:
-    buried = []
-    for row_id, queue, data, _, deliveries, claimed_at, token in con.execute(_HELD_BY, (worker,)).fetchall():
-        if row_id not in running:
-            con.execute(_RELEASE, (row_id, token))
-            continue
-        error = ErrorInfo(type="WorkerCrashed", message=f"the worker process {owner} died while running this message")
-        actor_name, data = _with_crash(data, error, owner, claimed_at, now)
-        if deliveries < max_crashes:
-            con.execute(_REDELIVER, (data, row_id, token))
-            continue
-        letter = DeadLetter(
-            id=str(row_id),
-            reason="crashed",
-            queue_name=queue,
-            actor_name=actor_name,
-            died_at=now,
-            error=error,
-            data=data,
-        )
-        con.execute(_BURY, (now, letter.reason, _letter_text(letter), data, row_id, token))
-        buried.append(letter)
-    con.execute(_UNREGISTER, (worker,))
-    return buried
-
-
-def _with_crash(data: bytes, error: ErrorInfo, owner: str, claimed_at: int, now: int) -> tuple[str | None, bytes]:
+def _with_crash(
+    data: bytes, error: ErrorInfo, owner: str, claimed_at: int, now: int, *, is_last: bool
+) -> tuple[str | None, bytes]:
     """The actor's name, and the payload with the crash written into its history."""
     try:
         message = Message.decode(data)
@@ -435,7 +456,7 @@ def _with_crash(data: bytes, error: ErrorInfo, owner: str, claimed_at: int, now:
                 duration=max(0, now - claimed_at),
                 error=error.type,
                 message=error.message,
-                delay=0,
+                delay=None if is_last else 0,
                 worker=owner,
             ),
         )

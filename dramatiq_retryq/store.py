@@ -34,12 +34,16 @@ All instants are whole milliseconds since the epoch and are handed in: a store r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from .records import Claim, DeadLetter, Entry, QueueCounts
 
-__all__ = ["Store"]
+__all__ = ["NoticeOf", "Store"]
+
+
+#: Gives a queue and a payload that tell of a letter, or ``None``.
+NoticeOf = Callable[[DeadLetter], "tuple[str, bytes] | None"]
 
 
 class Store(Protocol):
@@ -135,8 +139,20 @@ class Store(Protocol):
     def end(self, claim: Claim) -> None:
         """The message of this claim was run."""
 
-    def recover(self, *, now: int, max_crashes: int) -> Sequence[DeadLetter]:
-        """Claimed → waiting or dead, for what processes held that are no more. Returns those that died of it."""
+    def recover(self, *, now: int, max_crashes: int, notice_of: NoticeOf | None = None) -> Sequence[DeadLetter]:
+        """Claimed → waiting or dead, for what processes held that are no more.
+
+        What a process was running when it died has one crash more in its history, and is dead after ``max_crashes`` of
+        them; what it had only fetched waits as before.
+
+        Args:
+            now: the present instant.
+            max_crashes: how many crashes are too many.
+            notice_of: gives the notice that is stored with a burial; see :meth:`bury`.
+
+        Returns:
+            The letters of those that are dead now.
+        """
 
     def changed(self) -> bool:
         """Whether another process may have written since this was asked last."""
