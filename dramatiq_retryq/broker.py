@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from dramatiq import Consumer, Message, MessageProxy, Worker
+from dramatiq import Consumer, Message, MessageProxy
 from dramatiq.middleware import Middleware
 
 from .clock import Clock, milliseconds
@@ -66,7 +66,7 @@ class MemoryBroker(StoreBroker):
         self._consumed = True
         return consumer
 
-    def _after_process_boot(self) -> None:
+    def _after_process_boot(self, *args: Any) -> None:
         # The dramatiq command's workers are its first children; the second one speaks for all.
         if multiprocessing.current_process().name == "Process-2":
             self.logger.warning(
@@ -162,20 +162,20 @@ class SQLiteBroker(StoreBroker):
             self._consumers.add(consumer)
         return consumer
 
-    def _before_worker_boot(self, worker: Worker) -> None:
+    def _before_worker_boot(self, *args: Any) -> None:
         self._workers += 1
         self._recover()
         if self._watcher is None:
             self._watcher = _Watcher(self._look, self._LOOK_EVERY)
 
-    def _after_worker_shutdown(self, worker: Worker) -> None:
-        super()._after_worker_shutdown(worker)
+    def _after_worker_shutdown(self, *args: Any) -> None:
+        super()._after_worker_shutdown()
         self._workers -= 1
         if self._workers == 0 and self._watcher is not None:
             self._watcher.stop()
             self._watcher = None
 
-    def _before_process_message(self, message: MessageProxy) -> None:
+    def _before_process_message(self, message: MessageProxy, *args: Any) -> None:
         if isinstance(message, ClaimedMessage):
             self._file.begin(message.claim)
 

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
+from urllib.parse import quote
 
 from .errors import ConfigError, RetryQueueError, StoreUnavailable
 
@@ -86,6 +87,8 @@ class Database:
         self._sleep = sleep
         self._rng = rng if rng is not None else random.Random()
         self._closed = False
+        #: Which file it is: the one that was opened first, and no other that may come in its place.
+        self._inode: tuple[int, int] | None = None
         self._writer: sqlite3.Connection | None
         self._reader: sqlite3.Connection | None
         self._forget()
@@ -137,6 +140,7 @@ class Database:
                 connection = self._reader
                 if connection is None:
                     self._check_open()
+                    self._check_file()
                     connection = self._reader = self._connect()
                 return self._patiently(lambda: query(connection))
             except sqlite3.Error as error:
@@ -181,10 +185,10 @@ class Database:
     def _commit(self, tasks: list[_Write[Any]]) -> None:
         """All of these moves in one transaction. Either they are done at the end, or nothing was stored."""
         connection = self._writer
+        self._check_file()
         if connection is None:
             self._check_open()
             connection = self._open_writer()
-        self._check_file()
         self._patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
         try:
             for task in tasks:
@@ -257,7 +261,6 @@ class Database:
         self._reading = threading.Lock()
         self._waiting: deque[_Write[Any]] = deque()
         self._writer = self._reader = None
-        self._inode: tuple[int, int] | None = None
 
     def _close_connections(self) -> None:
         for connection in (self._reader, self._writer):
@@ -266,7 +269,10 @@ class Database:
         self._reader = self._writer = None
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
+        # mode=rw: the file is there. One that SQLite made itself, in the place of one that was deleted, would be empty
+        # and for all to read.
+        uri = f"file:{quote(self.path)}?mode=rw"
+        connection = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False)
         # Waited for too: whoever closes the last connection of a process holds everybody off for a moment.
         self._patiently(lambda: connection.execute(f"PRAGMA synchronous = {self._synchronous}"))
         return connection
@@ -282,7 +288,8 @@ class Database:
             self._patiently(lambda: connection.execute("PRAGMA journal_size_limit = 16777216").fetchone())
             if version < len(self._migrations):
                 self._migrate(connection)
-            self._inode = _inode(self.path)
+            if self._inode is None:
+                self._inode = _inode(self.path)
         except BaseException:
             connection.close()
             raise

@@ -14,7 +14,7 @@ from typing import Any
 from dramatiq import Message
 
 from .database import Database, Synchronous
-from .errors import ClaimLost, LetterNotFound
+from .errors import ClaimLost, LetterNotFound, StoreUnavailable
 from .history import append, last_number
 from .liveness import WorkerFile, dead_worker, other_worker_files, remove_worker_file
 from .records import Attempt, Claim, DeadLetter, Entry, ErrorInfo, QueueCounts
@@ -341,7 +341,7 @@ class SQLiteStore:
                     buried += self._recover_from(worker, owner, running, now, max_crashes, notice_of)
                     remove_worker_file(path)
         # Left by a process that died between the file and its row, or between the row and the file.
-        for path in other_worker_files(self.path, [own, *(name for _, name, _ in rows)]):
+        for path in other_worker_files(self.path, [own or "", *(name for _, name, _ in rows)]):
             with dead_worker(path, "") as running:
                 if running is not None and not self._is_registered(path):
                     remove_worker_file(path)
@@ -405,7 +405,11 @@ class SQLiteStore:
     def _register(self, owner: str, now: int) -> tuple[int, WorkerFile]:
         with self._registering:
             if self._worker is None:
-                file = WorkerFile(self.path)
+                try:
+                    file = WorkerFile(self.path)
+                except OSError as error:
+                    text = f"{self.path}: this process cannot say that it lives ({error.strerror}): nothing was claimed"
+                    raise StoreUnavailable(text) from error
                 try:
                     row = (os.path.basename(file.path), owner, now)
                     worker = self._db.write(lambda con: con.execute(_REGISTER, row).lastrowid or 0)

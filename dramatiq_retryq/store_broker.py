@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from dramatiq import Broker, Consumer, Message, MessageProxy, QueueJoinTimeout, QueueNotFound, Worker
+from dramatiq import Broker, Consumer, Message, MessageProxy, QueueJoinTimeout, QueueNotFound
 from dramatiq.common import q_name
 from dramatiq.middleware import Middleware, MiddlewareError, Retries, default_middleware
 
@@ -164,7 +164,7 @@ class StoreBroker(Broker):
         if "retryq_heard" not in message.__dict__ and self._retry_queue() is not None:
             self.emit_after("process_message", message, exception=exception_of(message))
 
-    def _after_worker_shutdown(self, worker: Worker) -> None:
+    def _after_worker_shutdown(self, *args: Any) -> None:
         # Held for join() only, and with them every frame they came through.
         for line in self._lines.values():
             line.first_death = None
