@@ -148,7 +148,8 @@ class SQLiteRateLimiterBackend(RateLimiterBackend):
         while left > 0:
             self.clock.sleep(min(_LOOK_EVERY, left))
             left -= _LOOK_EVERY
-            if self._get(key) != before:
+            now = self._get(key)
+            if now is not None and now != before:
                 return True
         return False
 

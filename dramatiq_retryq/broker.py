@@ -56,6 +56,10 @@ class MemoryBroker(StoreBroker):
                 raise ConfigError(f"MemoryBroker: {name} is {value!r}: give a whole number of 1 or more, or None")
         self._memory = MemoryStore(max_messages=max_messages, max_dead_letters=max_dead_letters)
         self._consumed = False
+        self._in_place = threading.local()
+        if max_messages is not None:
+            # Here and not as a method: only a bounded broker is to pay for it.
+            self.emit_after = self._emit_after_in_place  # type: ignore[method-assign]
         super().__init__(
             self._memory, middleware, retry_queue=retry_queue, clock=clock, fail_fast_default=fail_fast_default
         )
@@ -65,6 +69,19 @@ class MemoryBroker(StoreBroker):
         consumer = super().consume(queue_name, prefetch, timeout)
         self._consumed = True
         return consumer
+
+    def _emit_after_in_place(self, signal: str, *args: Any, **kwargs: Any) -> None:
+        """Let what the middleware sends for a message that was run have its place: the next step of a pipeline, a
+        callback. Refused, it would be lost, since Dramatiq swallows what a hook raises.
+        """
+        self._in_place.is_exempt = signal == "process_message"
+        try:
+            super().emit_after(signal, *args, **kwargs)
+        finally:
+            self._in_place.is_exempt = False
+
+    def _is_exempt(self, message: Message[Any]) -> bool:
+        return super()._is_exempt(message) or getattr(self._in_place, "is_exempt", False)
 
     def _after_process_boot(self, *args: Any) -> None:
         # The dramatiq command's workers are its first children; the second one speaks for all.
@@ -119,10 +136,11 @@ class SQLiteBroker(StoreBroker):
 
     _consumer_class = GroupingConsumer
 
+    _join_every = 0.05
     #: How long (s) a message that another process sent may lie unnoticed while a worker idles.
-    _LOOK_EVERY = 0.015
+    _LOOK_EVERY = 0.02
     #: After how many such looks it is seen whether processes have died: every 2 s.
-    _RECOVER_EVERY = 133
+    _RECOVER_EVERY = 100
 
     def __init__(
         self,
@@ -216,6 +234,18 @@ class SQLiteBroker(StoreBroker):
         for consumer in list(self._consumers):
             if isinstance(consumer, GroupingConsumer):
                 consumer.commit_acks()
+
+    def backup(self, path: str | os.PathLike[str]) -> None:
+        """Write a copy of the file while it is in use: one that opens, and lacks nothing of this instant.
+
+        Args:
+            path: a file that does not exist yet.
+
+        Raises:
+            ConfigError: it exists.
+            StoreUnavailable: it cannot be written.
+        """
+        self._file.backup(path)
 
     def close(self) -> None:
         """Commit what is done, and close the file. Other processes are not concerned."""

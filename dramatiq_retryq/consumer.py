@@ -103,9 +103,7 @@ class StoreConsumer(Consumer):
                 message = decode(claim.data)
             except Exception as error:
                 try:
-                    self.broker.bury_undecodable(claim, error)
-                except ClaimLost:
-                    pass
+                    _insist(lambda claim=claim, error=error: self.broker.bury_undecodable(claim, error))  # type: ignore[misc]
                 except BaseException:
                     self.buffer.appendleft(claim)  # it is given back when this consumer is closed
                     raise
@@ -180,25 +178,10 @@ class StoreConsumer(Consumer):
             letter = message.__dict__.get("dead_letter")
             if letter is None:  # there is no RetryQueue that would have composed it
                 letter = compose(message, now=self.clock.now(), letter_id=str(claim.id), data=claim.data)
-            self._bury(claim, letter, exception_of(message), message.__dict__.get("notice"))
+            exception, notice = exception_of(message), message.__dict__.get("notice")
+            _insist(lambda: self.broker.bury(claim, letter, exception, notice))
             claimed.settled = True
         claimed.consumer.done(claim)
-
-    def _bury(
-        self, claim: Claim, letter: DeadLetter, exception: BaseException | None, notice: Message[Any] | None
-    ) -> None:
-        for is_last in (False, False, True):
-            try:
-                return self.broker.bury(claim, letter, exception, notice)
-            except ClaimLost:
-                return None  # it lies there already, or another process took it
-            except StoreUnavailable:
-                raise
-            except Exception as error:
-                if is_last:
-                    # What Dramatiq's worker does not know it does not try again: the message would stay claimed.
-                    raise StoreUnavailable(f"entry {claim.id} cannot be buried: {type(error).__name__}") from error
-        return None
 
     def done(self, claim: Claim) -> None:
         """A worker has settled this claim: there is room for one more."""
@@ -229,6 +212,26 @@ class StoreConsumer(Consumer):
             self.outstanding.pop(id(claim), None)
         # Also where nothing was released: a wake-up meant for another may have reached this one.
         self.line.wake_another(self)
+
+
+def _insist(bury: Callable[[], object]) -> None:
+    """Bury, three times if need be; a claim that is lost by then lies there already, or another process took it.
+
+    Raises:
+        StoreUnavailable: it cannot be done now. Dramatiq's worker tries that again, as it does nothing else: what it
+            does not know would stay claimed for ever.
+    """
+    for is_last in (False, False, True):
+        try:
+            bury()
+            return
+        except ClaimLost:
+            return
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            if is_last:
+                raise StoreUnavailable(f"a message cannot be buried: {type(error).__name__}") from error
 
 
 class GroupingConsumer(StoreConsumer):
@@ -342,13 +345,13 @@ class Line:
         for sleeper in list(self.sleepers):
             sleeper.bell.ring()
 
-    def wait_until(self, is_so: Callable[[], bool], seconds: float | None) -> bool:
+    def wait_until(self, is_so: Callable[[], bool], seconds: float) -> bool:
         """Wait for a condition on which :meth:`notify_joiners` is called; ``False`` if the time is over first."""
         with self._condition:
             self.joiners += 1
             try:
                 # Not a deadline of our own: time.monotonic() stands still under freezegun, threading's does not.
-                return self._condition.wait_for(is_so, seconds)
+                return self._condition.wait_for(is_so, None if seconds == math.inf else seconds)
             finally:
                 self.joiners -= 1
 

@@ -371,7 +371,7 @@ _ADVICE = (
     ("readonly", "give the process the right to write the file and its directory; nothing was stored"),
     (
         "malformed",
-        "the file is damaged: stop all workers, keep a copy, and restore a backup or use '.recover' of sqlite3",
+        "the file is damaged: stop all workers, keep a copy, and restore a backup",
     ),
     ("not a database", "this is some other kind of file: give another path"),
     ("unable to open", "check that the directory exists and may be written to"),

@@ -136,9 +136,12 @@ class Failure:
         expected = issubclass(type(self.error), (Retry, Shutdown))
         info = describe(self.error, self.handler.redact)
         attempt = retries_of(self.options) + 1
+        text = "Attempt %d of %s of actor %s failed (message %s): %s. Next in %d ms."
+        if not decision.uses_attempt:
+            text = "Attempt %d of %s of actor %s was put off (message %s): %s. Again in %d ms."
         self.handler.log(
             "info" if expected else "warning",
-            "Attempt %d of %s of actor %s failed (message %s): %s. Next in %d ms.",
+            text,
             attempt,
             settings.limit if settings.limit is not None else "any",
             self.message.actor_name,

@@ -138,6 +138,8 @@ def _is_alive(owner: str) -> bool:
     host, _, pid = owner.rpartition(":")
     if host != socket.gethostname() or not pid.isdigit():
         return False
+    if int(pid) == os.getpid():
+        return False  # whoever asks does not mean itself: a process of the same number, in another container or time
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:

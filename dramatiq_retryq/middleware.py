@@ -93,7 +93,7 @@ class RetryQueue(Middleware):
     """Retries with jittered exponential backoff, a history of every attempt, and dead letters, on any broker.
 
     It takes the place of Dramatiq's ``Retries``, also when it is simply added to a broker that has the default
-    middleware. All of the parameters but the last six are options of actors too, and the ones that JSON can carry
+    middleware. All of the parameters but the last five are options of actors too, and the ones that JSON can carry
     of messages; the nearest to the message counts.
 
     Args:
@@ -109,7 +109,8 @@ class RetryQueue(Middleware):
         redact: takes secrets out of an error's text and traceback before they are stored or logged.
         log_every_attempt: let Dramatiq's worker log each failed attempt as an error with its traceback, as it does
             without this middleware.
-        store_timeout: how long a retry that cannot be stored is tried again, in ms or as a timedelta.
+        store_timeout: how long to pause in all between tries to store a retry, in ms or as a timedelta, before the
+            message dies as ``unschedulable``.
         clock: the broker's if not given, else the machine's.
         rng: the dice.
 
@@ -176,6 +177,8 @@ class RetryQueue(Middleware):
 
     def before_declare_actor(self, broker: Broker, actor: Actor[..., Any]) -> None:
         self.take_place(broker)
+        if isinstance(actor.options.get("max_age"), timedelta):  # Dramatiq's AgeLimit counts in numbers
+            actor.options["max_age"] = milliseconds(actor.options["max_age"], f"actor {actor.actor_name!r}: max_age")
         check_options(actor.options, f"actor {actor.actor_name!r}")
         self._settings(broker, actor.options, {}, f"actor {actor.actor_name!r}")
 

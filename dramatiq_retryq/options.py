@@ -95,7 +95,8 @@ def check_options(options: Mapping[str, Any], what: str) -> None:
 
 def max_age_of(broker: Broker, actor_options: Mapping[str, Any], message_options: Mapping[str, Any]) -> int | None:
     """The age limit, found as Dramatiq's AgeLimit finds it."""
-    inherited = next((m.max_age for m in broker.middleware if isinstance(m, AgeLimit)), None)
+    limits = [m.max_age for m in broker.middleware if isinstance(m, AgeLimit) and m.max_age]
+    inherited = min(limits, default=None)  # each of them rejects what is older than it allows
     max_age = message_options.get("max_age") or actor_options.get("max_age", inherited)
     return max_age if isinstance(max_age, (int, float)) else None  # type: ignore[return-value]
 

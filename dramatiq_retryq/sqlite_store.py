@@ -14,7 +14,7 @@ from typing import Any
 from dramatiq import Message
 
 from .database import Database, Synchronous
-from .errors import ClaimLost, LetterNotFound, StoreUnavailable
+from .errors import ClaimLost, ConfigError, LetterNotFound, StoreUnavailable
 from .history import append, last_number
 from .liveness import WorkerFile, dead_worker, other_worker_files, remove_worker_file
 from .records import Attempt, Claim, DeadLetter, Entry, ErrorInfo, QueueCounts
@@ -305,6 +305,14 @@ class SQLiteStore:
         self._data_version = version
         return changed
 
+    def backup(self, path: str | os.PathLike[str]) -> None:
+        """Write a copy of the file to ``path``, which must not exist; see ``SQLiteBroker.backup``."""
+        target = os.path.abspath(os.fspath(path))
+        if os.path.exists(target):
+            raise ConfigError(f"{target} exists already: give the path of a file that does not")
+        self._db.read(lambda con: con.execute("VACUUM INTO ?", (target,)))
+        os.chmod(target, 0o600)
+
     def check(self) -> list[str]:
         def query(con: sqlite3.Connection) -> list[str]:
             findings = [str(row[0]) for row in con.execute("PRAGMA integrity_check") if row[0] != "ok"]
@@ -313,7 +321,12 @@ class SQLiteStore:
             ]
             return findings
 
-        return self._db.read(query)
+        try:
+            return self._db.read(query)
+        except StoreUnavailable as error:
+            if isinstance(error.__cause__, sqlite3.DatabaseError) and "malformed" in str(error.__cause__):
+                return [str(error)]
+            raise
 
     # -- Workers -------------------------------------------------------------------------------------------------
 
@@ -431,10 +444,16 @@ class SQLiteStore:
                 con.execute(_UNREGISTER, (worker,))
                 return True
 
-            if self._db.write(move):
-                file.remove()
-            else:
-                file.abandon()
+            is_free = False
+            try:
+                is_free = self._db.write(move)
+            except StoreUnavailable:
+                pass  # the row stays, and whoever finds its process dead clears up
+            finally:
+                if is_free:
+                    file.remove()
+                else:
+                    file.abandon()
         self._db.close()
 
     # -- Fork ----------------------------------------------------------------------------------------------------

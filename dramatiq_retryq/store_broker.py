@@ -50,6 +50,8 @@ class StoreBroker(Broker):
     """
 
     _consumer_class: type[StoreConsumer] = StoreConsumer
+    #: How often (s) join() looks for itself, and does not wait to be told.
+    _join_every = math.inf
 
     def __init__(
         self,
@@ -214,7 +216,7 @@ class StoreBroker(Broker):
             self.emit_before("enqueue", message, delay)
             data = _encode_without_eta(message)
             now = self.clock.now()
-        self.store.put(queue_name, data, due_at=due_at, now=now, exempt=LETTER_OPTION in message.options)
+        self.store.put(queue_name, data, due_at=due_at, now=now, exempt=self._is_exempt(message))
         line = self._lines[queue_name]
         if line.sleepers:
             if due_at <= now:
@@ -223,6 +225,10 @@ class StoreBroker(Broker):
                 line.wake_before(due_at)
         self.emit_after("enqueue", message, delay)
         return message
+
+    def _is_exempt(self, message: Message[Any]) -> bool:
+        """Whether a message has its place in a full broker: it is there for one that gave its own up."""
+        return LETTER_OPTION in message.options
 
     def _delayed(self, message: Message[Any], queue_name: str, delay: Any) -> tuple[Message[Any], int | None, int]:
         """A copy of the message with the instant at which it is due, the delay in ms, and that instant."""
@@ -313,9 +319,11 @@ class StoreBroker(Broker):
         """
         queue_name = self._declared(queue_name)
         line = self._lines[queue_name]
-        seconds = timeout / 1000 if timeout else None
-        if not line.wait_until(lambda: self.store.is_idle(queue_name), seconds):
-            raise QueueJoinTimeout(f"timed out after {seconds:.02f} seconds")  # type: ignore[no-untyped-call]
+        seconds, waited = (timeout / 1000 if timeout else math.inf), 0.0
+        while not line.wait_until(lambda: self.store.is_idle(queue_name), min(self._join_every, seconds - waited)):
+            waited += self._join_every
+            if waited >= seconds:
+                raise QueueJoinTimeout(f"timed out after {seconds:.02f} seconds")  # type: ignore[no-untyped-call]
         if self.fail_fast_default if fail_fast is None else fail_fast:
             self._raise_first_death(queue_name, line)
 
