@@ -1,0 +1,145 @@
+"""Deliver a few hundred events to a flaky receiver and account for every one: `python -m examples.webhooks`.
+
+It starts the receiver as a process of its own, sends the events of `events.jsonl` to the queue, runs the
+worker right here and waits until each event is delivered or dead. Then the receiver's bug is fixed, and what
+died of it is replayed. In the end it prints what became of the events and what the attempts led to. The exit
+code is 1 if an event is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import dramatiq
+from rich.console import Console
+
+from dramatiq_retryq import run_worker
+
+from . import app, report
+from .display import Display
+from .events import load_events
+from .journal import Delivery, Journal
+
+
+def main() -> int:
+    args = parse_arguments()
+    events = load_events(args.events)
+    prepare_output(args.output)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    journal = Journal()
+    app.broker.add_middleware(journal)
+    try:
+        with (
+            closing(app.broker),
+            running_receiver(outage=0.5 if args.fast else 2) as receiver,
+            run_worker(app.broker, threads=args.threads),
+            app.new_session() as http,
+            Display(console, journal, total=len(events)) as display,
+        ):
+            console.print(f"The receiver listens on {receiver['hooks']}; sending {len(events)} events to it.")
+            send(events, receiver["hooks"], journal, display, fast=args.fast)
+            display.wait_until_settled()
+            if dead := [delivery for delivery in journal.deliveries if delivery.is_dead and not delivery.gave_up]:
+                for delivery in dead:
+                    console.print(f"Dead after {delivery.attempts} attempts: {delivery.event['id']}, {delivery.error}")
+                http.post(receiver["admin"] + "/fix", timeout=5).raise_for_status()
+                console.print("The receiver's bug is fixed; replaying.")
+                replay(dead)
+                display.wait_until_settled()
+            received = http.get(receiver["admin"], timeout=5).json()
+    except KeyboardInterrupt:
+        console.print(f"Stopped; {len(events) - journal.settled} of {len(events)} events were still on their way.")
+        return 130
+
+    report.print_tables(console, journal, received)
+    if missing := report.unexplained(journal, received):
+        console.print(f"MISSING, neither delivered nor explained: {', '.join(missing)}")
+        return 1
+    console.print("Every event was delivered or explained.")
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.webhooks", description="Deliver webhooks to a flaky receiver."
+    )
+    parser.add_argument(
+        "--events",
+        type=Path,
+        default=Path(__file__).with_name("events.jsonl"),
+        metavar="FILE",
+        help="the events, one JSON object a line (default: events.jsonl beside this program)",
+    )
+    parser.add_argument("--threads", type=int, default=8, metavar="N", help="threads of the worker (default: 8)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("webhooks-output"),
+        metavar="DIR",
+        help="where dead_letters.jsonl and worker.log are written (default: webhooks-output)",
+    )
+    parser.add_argument("--fast", action="store_true", help="a shorter outage and less patience, for tests")
+    return parser.parse_args()
+
+
+def prepare_output(directory: Path) -> None:
+    """Start without dead letters, and log to a file: a flaky receiver makes for hundreds of warnings."""
+    directory.mkdir(parents=True, exist_ok=True)
+    dead_letters = directory / "dead_letters.jsonl"
+    dead_letters.unlink(missing_ok=True)
+    os.environ["WEBHOOKS_DEAD_LETTERS"] = str(dead_letters)
+    logging.basicConfig(filename=directory / "worker.log", filemode="w", format="%(asctime)s %(levelname)s %(message)s")
+
+
+@contextmanager
+def running_receiver(*, outage: float) -> Iterator[dict[str, str]]:
+    """Run the receiver and give its addresses. It ends with its stdin, so also if this process is killed."""
+    command = [sys.executable, "-m", f"{__package__}.receiver", "--until-stdin-closes", f"--outage={outage}"]
+    # A session of its own, since Ctrl-C is for this process: the receiver goes when the worker has stopped.
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None
+        yield json.loads(process.stdout.readline())
+
+
+def send(events: list[dict[str, Any]], hooks_url: str, journal: Journal, display: Display, *, fast: bool) -> None:
+    """Send the events as they come in, a hundred a second."""
+    # What a message says about its own retries goes before what its actor says.
+    options: dict[str, Any] = {"min_backoff": 50, "max_backoff": 200} if fast else {}
+    for event in events:
+        url = f"{hooks_url}/{event['customer']}"
+        message = app.deliver.message_with_options(kwargs={"url": url, "event": event}, **options)
+        journal.expect(message)
+        app.broker.enqueue(message)
+        display.show()
+        time.sleep(0.003 if fast else 0.01)
+
+
+def replay(dead: list[Delivery]) -> None:
+    """Bring these back from the dead, with a new budget of retries."""
+    broker: Any = app.broker  # Which one it is, RETRYQ_BROKER says.
+    has_dead_letters = hasattr(broker, "dead_letters")
+    if has_dead_letters:
+        # The dead-letter actor hears of a death just before the letter is laid down: wait for the last one.
+        broker.join(app.deliver.queue_name, fail_fast=False)
+    for delivery in dead:
+        delivery.replays += 1
+        letter = delivery.letters[-1]
+        if has_dead_letters:
+            broker.dead_letters.replay(letter["id"])
+        else:
+            # Redis and RabbitMQ keep no letters that can be replayed, but each letter has the whole message.
+            broker.enqueue(dramatiq.Message(**{**letter["message"], "options": {}}))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""Every code block of the README and of docs/ runs, and prints what stands below it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+# What other tests run: the example, the packaging, the command line.
+SHELL_COMMANDS = (
+    "pip install .",
+    "-m examples.webhooks",
+    ".venv/bin/tox",
+    "dramatiq examples.webhooks.app",
+    "sqlite3 jobs.db",
+    "python -m benchmarks",
+)
+
+
+def blocks() -> list[tuple[str, str, str | None]]:
+    """The Python blocks: where they stand, their code, and the output that is shown for them, if any."""
+    found = []
+    for page in PAGES:
+        parts = list(BLOCK.finditer(page.read_text(encoding="utf-8")))
+        for part, following in zip(parts, [*parts[1:], None]):
+            if part[1] == "python":
+                shown = following[2] if following is not None and following[1] == "text" else None
+                line = page.read_text(encoding="utf-8").count("\n", 0, part.start()) + 1
+                found.append((f"{page.name}:{line}", part[2], shown))
+    return found
+
+
+@pytest.mark.parametrize(("code", "shown"), [block[1:] for block in blocks()], ids=[block[0] for block in blocks()])
+def test_a_python_block_runs_and_prints_what_is_shown(code: str, shown: str | None, tmp_path: Path) -> None:
+    script = tmp_path / "first_minute.py"
+    script.write_text(code, encoding="utf-8")
+    run = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+    )
+    assert run.returncode == 0, run.stderr
+    if shown is not None:
+        # Sorted: what happens at once may be printed in any order.
+        assert sorted(run.stdout.splitlines()) == sorted(shown.splitlines()), run.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_every_shell_block_is_a_command_that_is_tested(page: Path) -> None:
+    for language, code in BLOCK.findall(page.read_text(encoding="utf-8")):
+        assert language in {"python", "sh", "text"}, f"a block of {language}: who runs it?"
+        if language == "sh":
+            for line in code.splitlines():
+                assert any(command in line for command in SHELL_COMMANDS), line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target

@@ -1,0 +1,72 @@
+"""The front door: what is there, and what comes in with it."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dramatiq_retryq
+
+NAMES = {
+    "Attempt",
+    "Backoff",
+    "DeadLetter",
+    "DeadLetters",
+    "GiveUp",
+    "MemoryBroker",
+    "RetryQueue",
+    "SQLiteBroker",
+    "SQLiteRateLimiterBackend",
+    "SQLiteResultBackend",
+    "Snooze",
+    "current_attempt",
+    "run_worker",
+}
+
+
+def test_the_public_names_are_these() -> None:
+    assert set(dramatiq_retryq.__all__) == NAMES
+    assert len(dramatiq_retryq.__all__) == len(NAMES)
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_a_public_name_is_there_and_says_what_it_is(name: str) -> None:
+    assert inspect.getdoc(getattr(dramatiq_retryq, name))
+
+
+def test_nothing_else_is_there_but_the_modules() -> None:
+    others = {name for name in vars(dramatiq_retryq) if not name.startswith("__")} - NAMES
+    assert {name for name in others if not inspect.ismodule(getattr(dramatiq_retryq, name))} == set()
+
+
+def test_the_package_has_types() -> None:
+    assert (Path(dramatiq_retryq.__file__).parent / "py.typed").exists()
+
+
+def test_a_bare_import_pulls_in_nothing_but_the_standard_library_and_dramatiq(tmp_path: Path) -> None:
+    code = """
+import sys
+import dramatiq
+before = set(sys.modules)
+import dramatiq_retryq
+pulled_in = {name.partition(".")[0] for name in set(sys.modules) - before}
+known = {"dramatiq", "dramatiq_retryq", "__mp_main__"}  # the last is multiprocessing's name for this script
+print(*sorted(pulled_in - sys.stdlib_module_names - known))
+print(*sorted({"dramatiq.brokers.redis", "dramatiq.brokers.rabbitmq"} & set(sys.modules)))
+"""
+    package = str(Path(dramatiq_retryq.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": package},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.split() == []
