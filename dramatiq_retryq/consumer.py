@@ -250,6 +250,8 @@ class GroupingConsumer(StoreConsumer):
         super().__init__(broker, queue_name, line, prefetch, timeout)
         self.acked: deque[Claim] = deque()
         self.is_closed = False
+        #: Whether the last acks could not be committed.
+        self.is_stuck = False
         # In larger groups than where a claim costs nothing.
         self.low = self.prefetch - max(1, self.prefetch // 2)
 
@@ -287,9 +289,12 @@ class GroupingConsumer(StoreConsumer):
             self.acked.extendleft(reversed(claims))
             if not isinstance(error, StoreUnavailable):
                 raise
-            text = "%d messages are done and could not be acked yet: %s"
-            log(self.broker.logger, "warning", text, len(claims), error)
+            if not self.is_stuck:  # said once, and not every 50 ms for as long as the disk is full
+                text = "%d messages are done and could not be acked yet: %s"
+                log(self.broker.logger, "warning", text, len(claims), error)
+            self.is_stuck = True
             return
+        self.is_stuck = False
         for claim in lost:
             text = "Entry %d was done, but its claim was lost: it may run again."
             log(self.broker.logger, "warning", text, claim.id)

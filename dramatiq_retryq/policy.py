@@ -167,7 +167,7 @@ def adjusted(policy: Policy, *, min_backoff: int | None, max_backoff: int | None
     hi = base.max_backoff if max_backoff is None else max_backoff
     if min_backoff is None:
         lo = min(lo, hi)
-    if max_backoff is None and hi < 2 * lo:
+    if min_backoff is not None and max_backoff is None and hi < 2 * lo:
         hi = 2 * lo  # room for the jitter above the least delay that was asked for
     return replace(base, min_backoff=lo, max_backoff=hi, jitter=base.jitter if jitter is None else jitter)
 

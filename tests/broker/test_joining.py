@@ -127,7 +127,6 @@ def test_join_returns_when_the_last_message_is_settled(real: MemoryBroker, until
     assert not thread.is_alive()
 
 
-@pytest.mark.xfail(strict=True, reason="bury_undecodable() tells no joiner: without a timeout it waits for ever")
 def test_join_returns_when_the_last_message_turns_out_to_be_none(real: MemoryBroker, until: Any) -> None:
     real.declare_queue("default")
     real.queues["default"].put(b"nonsense")

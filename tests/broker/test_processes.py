@@ -110,7 +110,6 @@ def test_a_child_forked_beside_a_sleeping_consumer_does_not_wait_for_it(real: Me
         assert in_a_child(use) == "work"
 
 
-@pytest.mark.xfail(strict=True, reason="run_worker remembers brokers it has booted, and the child inherits the memory")
 def test_a_child_that_runs_a_worker_boots_its_own_process(real: MemoryBroker) -> None:
     class Boots(Middleware):
         pids: list[int] = []  # noqa: RUF012

@@ -248,7 +248,6 @@ def test_a_middleware_replaced_by_an_equal_one_is_seen() -> None:
     assert (len(old.called), len(new.called)) == (1, 1)
 
 
-@pytest.mark.xfail(strict=True, reason="the hooks are bound once; Dramatiq looks them up at each signal")
 def test_a_hook_that_a_test_patches_on_the_class_is_seen() -> None:
     broker = MemoryBroker([Comparable()])
     broker.emit_after("ack", "message")

@@ -253,6 +253,25 @@ def test_what_is_released_while_others_claim_is_never_held_twice(store: Store) -
     assert sorted(finished) == entries
 
 
+def test_what_other_threads_of_a_living_process_hold_is_not_recovered(store: Store) -> None:
+    entries = fill(store, 100)
+    finished: list[int] = []
+
+    def work() -> None:
+        for claim in claims(store, limit=2):
+            store.begin(claim)
+            store.finish(claim)
+            store.end(claim)
+            finished.append(claim.id)
+
+    def recover() -> None:
+        for _ in range(50):
+            assert list(store.recover(now=NOW + 10**9, max_crashes=1)) == []
+
+    together(work, work, recover)
+    assert sorted(finished) == entries
+
+
 def test_a_flush_and_claims_at_once_share_the_entries_between_them(store: Store) -> None:
     claimed: list[Claim] = []
     flushed: list[int] = []

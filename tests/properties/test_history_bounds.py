@@ -27,25 +27,19 @@ from dramatiq_retryq.records import Attempt, read_attempts
 any_text = st.text(st.characters(exclude_categories=()), max_size=40)
 #: The same, many times over.
 long_text = st.builds(lambda text, times: text * times, any_text, st.integers(1, 200))
-#: Without what JSON writes as two escapes; see below.
-basic_text = st.builds(
-    lambda text, times: text * times,
-    st.text(st.characters(exclude_categories=(), max_codepoint=0xFFFF), max_size=40),
-    st.integers(1, 200),
-)
 
 
-def raised(text: str, cls: type[Exception] = ValueError) -> Exception:
+def raised(text: str) -> Exception:
     try:
-        raise cls(text)
+        raise ValueError(text)
     except Exception as error:
         return error
 
 
-def append_all(texts: list[str], error_class: type[Exception] = ValueError) -> dict[str, Any]:
+def append_all(errors: list[Exception]) -> dict[str, Any]:
     options: dict[str, Any] = {}
-    for n, text in enumerate(texts, start=1):
-        info = describe(raised(text, error_class))
+    for n, error in enumerate(errors, start=1):
+        info = describe(error)
         append(
             options,
             Attempt(
@@ -101,10 +95,10 @@ def test_the_full_traceback_is_bounded_and_valid_utf_8(text: str) -> None:
     kept.encode("utf-8")
 
 
-@given(texts=st.lists(basic_text, min_size=1, max_size=45))
+@given(texts=st.lists(long_text, min_size=1, max_size=45))
 @settings(max_examples=60)
 def test_a_history_has_at_most_20_entries_and_16_kib_with_the_first_and_the_latest(texts: list[str]) -> None:
-    options = append_all(texts)
+    options = append_all([raised(text) for text in texts])
     attempts = read_attempts(options)
     assert len(attempts) == len(options["attempts"]) <= MAX_ENTRIES == 20
     assert size(options) <= MAX_BYTES == 16 * 1024
@@ -120,24 +114,39 @@ def test_a_history_has_at_most_20_entries_and_16_kib_with_the_first_and_the_late
 @given(count=st.integers(1, 60))
 @settings(max_examples=30)
 def test_short_errors_fill_all_of_the_entries_there_are(count: int) -> None:
-    kept = [attempt.n for attempt in read_attempts(append_all(["no"] * count))]
+    kept = [attempt.n for attempt in read_attempts(append_all([raised("no")] * count))]
     assert kept == ([*range(1, count + 1)] if count <= 20 else [1, *range(count - 18, count + 1)])
 
 
-@pytest.mark.parametrize("character", ["x", "\n", "ü", "\ud800", "\0", "\x7f", "￿"])
+@pytest.mark.parametrize("character", ["x", "\n", "ü", "\ud800", "\0", "\x7f", "\uffff", "😀"])
 def test_the_longest_texts_of_any_character_stay_within_the_bytes(character: str) -> None:
     for count in range(1, 25):
-        assert size(append_all([character * 600] * count)) <= MAX_BYTES
+        assert size(append_all([raised(character * 600)] * count)) <= MAX_BYTES
 
 
-def test_the_longest_texts_of_emoji_stay_within_the_bytes() -> None:
+two_are_never_too_much = pytest.mark.xfail(
+    strict=True,
+    reason="the first and the latest are not cut: with name, text and place all of such characters they take 19 KiB",
+)
+
+
+@pytest.mark.parametrize("character", ["E", "ü", "\uffff", pytest.param("😀", marks=two_are_never_too_much)])
+def test_the_longest_names_and_places_of_any_character_stay_within_the_bytes(character: str) -> None:
+    error_class = type(character * 200, (Exception,), {})
+    code = compile("raise error_class(character * 600)", f"{character * 200}.py", "exec")
+    try:
+        exec(code, {"error_class": error_class, "character": character})
+    except error_class as caught:
+        error = caught
     for count in range(1, 25):
-        assert size(append_all(["😀" * 600] * count)) <= MAX_BYTES
+        options = append_all([error] * count)
+        assert size(options) <= MAX_BYTES
+        assert read_attempts(options)[-1].n == count
 
 
 @given(texts=st.lists(any_text, min_size=1, max_size=5))
 def test_a_list_that_another_copy_of_the_message_shares_is_not_changed(texts: list[str]) -> None:
-    options = append_all(texts)
+    options = append_all([raised(text) for text in texts])
     shared = options["attempts"]
     before = [*shared]
     append(options, Attempt(n=9, started_at=0, duration=0, error="E", message=""))
@@ -154,14 +163,7 @@ json_values = st.recursive(
 )
 
 
-def is_infinite(written: object) -> bool:
-    try:
-        return written[-1]["n"] in (float("inf"), float("-inf"))  # type: ignore[index]
-    except (TypeError, KeyError, IndexError):
-        return False
-
-
-@given(written=json_values.filter(lambda written: not is_infinite(written)))
+@given(written=json_values)
 def test_an_attempt_is_appended_to_whatever_is_there(written: object) -> None:
     options: dict[str, Any] = {"attempts": written}
     append(options, Attempt(n=last_number(options) + 1, started_at=0, duration=0, error="ValueError", message="no"))

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from dramatiq_retryq.policy import JITTERS, Backoff, Jitter
 
 ROLLED: list[Jitter] = ["additive", "full", "equal", "decorrelated", "proportional"]
-SAMPLES = 2_000
+SAMPLES = 1_500
 BINS = 10
 
 seeds = st.integers(0, 2**32 - 1)
@@ -80,7 +80,7 @@ def tolerance(samples: Sequence[int], *, errors: float = 6) -> float:
 
 @pytest.mark.parametrize("jitter", JITTERS)
 @given(data=st.data(), seed=seeds)
-@settings(max_examples=20)
+@settings(max_examples=12)
 def test_every_delay_is_a_whole_number_within_the_bounds_of_its_preview(
     jitter: Jitter, data: st.DataObject, seed: int
 ) -> None:
@@ -94,7 +94,7 @@ def test_every_delay_is_a_whole_number_within_the_bounds_of_its_preview(
 
 @pytest.mark.parametrize("jitter", JITTERS)
 @given(data=st.data(), retry=st.integers(0, 100), previous=st.none() | st.integers(0, 10**9), seed=seeds)
-@settings(max_examples=20)
+@settings(max_examples=12)
 def test_no_delay_is_negative_or_above_the_cap(
     jitter: Jitter, data: st.DataObject, retry: int, previous: int | None, seed: int
 ) -> None:
@@ -106,7 +106,7 @@ def test_no_delay_is_negative_or_above_the_cap(
 
 @pytest.mark.parametrize("jitter", ["additive", "proportional", "none", "decorrelated"])
 @given(data=st.data(), seed=seeds)
-@settings(max_examples=20)
+@settings(max_examples=12)
 def test_the_first_delay_is_not_below_the_minimum_while_there_is_room_below_the_cap(
     jitter: Jitter, data: st.DataObject, seed: int
 ) -> None:
@@ -118,14 +118,14 @@ def test_the_first_delay_is_not_below_the_minimum_while_there_is_room_below_the_
 
 @pytest.mark.parametrize("jitter", JITTERS)
 @given(cap=st.integers(0, 100_000), retry=st.integers(0, 2_000), seed=seeds)
-@settings(max_examples=20)
+@settings(max_examples=12)
 def test_a_base_of_zero_is_a_delay_of_zero(jitter: Jitter, cap: int, retry: int, seed: int) -> None:
     assert Backoff(0, cap, jitter=jitter).delay(retry, rng=random.Random(seed)) == 0
 
 
 @pytest.mark.parametrize("jitter", JITTERS)
 @given(data=st.data(), retry=st.sampled_from([1_023, 1_024, 10_000, 10**9]), seed=seeds)
-@settings(max_examples=20)
+@settings(max_examples=12)
 def test_the_ten_thousandth_retry_does_not_overflow(jitter: Jitter, data: st.DataObject, retry: int, seed: int) -> None:
     backoff = data.draw(backoffs(jitter))
     assert 0 <= backoff.delay(retry, previous=backoff.max_backoff, rng=random.Random(seed)) <= backoff.max_backoff
@@ -139,7 +139,7 @@ def test_a_preview_of_ten_thousand_retries_does_not_overflow() -> None:
 
 @pytest.mark.parametrize("jitter", JITTERS)
 @given(data=st.data())
-@settings(max_examples=15)
+@settings(max_examples=8)
 def test_the_bounds_of_a_preview_never_fall_and_never_pass_the_cap(jitter: Jitter, data: st.DataObject) -> None:
     backoff = data.draw(backoffs(jitter))
     rows = backoff.preview(8)
@@ -152,7 +152,7 @@ def test_the_bounds_of_a_preview_never_fall_and_never_pass_the_cap(jitter: Jitte
 
 
 @given(data=st.data(), retry=st.integers(0, 60), seed=seeds)
-@settings(max_examples=20)
+@settings(max_examples=12)
 def test_without_jitter_the_delay_is_the_base_times_the_factor_as_often_as_there_were_retries(
     data: st.DataObject, retry: int, seed: int
 ) -> None:
@@ -174,7 +174,7 @@ def test_the_mean_delay_is_the_one_in_the_preview(jitter: Jitter, retry: int, rn
 
 @pytest.mark.parametrize("jitter", [jitter for jitter in JITTERS if jitter != "decorrelated"])
 @given(data=st.data(), retry=st.integers(0, 11), seed=seeds)
-@settings(max_examples=20)
+@settings(max_examples=12)
 def test_the_mean_is_the_one_in_the_preview_whatever_the_bounds(
     jitter: Jitter, data: st.DataObject, retry: int, seed: int
 ) -> None:

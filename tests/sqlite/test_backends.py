@@ -391,7 +391,6 @@ def test_an_event_of_the_past_lets_nobody_go(
     assert not backend.wait("event", 1_000)
 
 
-@pytest.mark.xfail(strict=True, reason="an event that expires looks as if it had happened again")
 def test_an_event_of_the_past_lets_nobody_go_when_it_expires(
     open_limits: Callable[..., SQLiteRateLimiterBackend], clock: VirtualClock
 ) -> None:

@@ -172,6 +172,11 @@ def test_a_move_that_was_made_stays_made(run: Run, move: str) -> None:
     assert killed_after_the_last["left"] in expected
 
 
+def test_a_worker_that_came_to_its_end_has_acked_what_is_done_and_holds_nothing(run: Run) -> None:
+    left = run("a worker's end")[-1]["left"]
+    assert [(row["message"], row["state"]) for row in left] == [("b", "waiting"), ("c", "waiting"), ("d", "waiting")]
+
+
 def test_only_the_message_that_was_being_run_has_a_crash_in_its_history(run: Run) -> None:
     for case in run("recover"):
         assert {name: row["attempts"] for name, row in by_name(case["recovered"]).items()} == {
