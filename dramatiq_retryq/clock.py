@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from .errors import ConfigError
 
-__all__ = ["Clock", "SystemClock", "VirtualClock", "milliseconds"]
+__all__ = ["MAX_DURATION", "Clock", "SystemClock", "VirtualClock", "milliseconds"]
 
 # time.time() is a float: 1767225600.123 * 1000 may come out as …122.9998. Half a microsecond forgives
 # that, and is far below the millisecond in which everything here is counted.

@@ -274,7 +274,11 @@ class Database:
         uri = f"file:{quote(self.path)}?mode=rw"
         connection = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False)
         # Waited for too: whoever closes the last connection of a process holds everybody off for a moment.
-        self._patiently(lambda: connection.execute(f"PRAGMA synchronous = {self._synchronous}"))
+        try:
+            self._patiently(lambda: connection.execute(f"PRAGMA synchronous = {self._synchronous}"))
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _open_writer(self) -> sqlite3.Connection:

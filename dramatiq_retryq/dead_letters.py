@@ -13,7 +13,7 @@ from typing import Any
 from dramatiq import ActorNotFound, Message, MessageProxy
 
 from ._dramatiq import exception_of, plain_message
-from .clock import Clock, milliseconds
+from .clock import MAX_DURATION, Clock, milliseconds
 from .errors import ConfigError, LetterNotFound
 from .history import Redact, describe, full_traceback
 from .records import REASONS, DeadLetter, Reason
@@ -194,9 +194,12 @@ class DeadLetters:
         """
         if rate is not None and (isinstance(rate, bool) or not isinstance(rate, (int, float)) or not rate > 0):
             raise ConfigError(f"rate is {rate!r}: give the number of messages a second, more than 0")
+        letters = self.list(**filters)
+        if rate is not None and len(letters) * 1000 / rate > MAX_DURATION:
+            raise ConfigError(f"rate is {rate!r}: {len(letters)} messages would take more than a thousand years")
         start = self._clock.due_in(0)
         replayed = 0
-        for letter in reversed(self.list(**filters)):
+        for letter in reversed(letters):
             due_at = start if rate is None else start + int(replayed * 1000 / rate)
             try:
                 self._revive(letter, due_at)
@@ -226,7 +229,11 @@ class DeadLetters:
 
     def _revive(self, letter: DeadLetter, due_at: int) -> None:
         now = self._clock.now()
-        message = letter.message
+        # As it lies there now: the one in hand may be from before the last replay, and its history shorter.
+        lying = self.get(letter.id)
+        if lying.message_id != letter.message_id:
+            raise LetterNotFound(letter.id)
+        letter, message = lying, lying.message
         # What could not be decoded goes back as it is: perhaps the right encoder is in place by now.
         data = letter.data if message is None else renewed(message, now=now).encode()
         self._store.revive(letter.id, data=data, due_at=due_at, now=now)

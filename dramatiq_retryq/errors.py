@@ -71,6 +71,9 @@ class ClaimLost(RetryQueueError):
         self.entry_id = entry_id
         super().__init__(f"entry {entry_id} is no longer claimed by this claim: nothing was changed")
 
+    def __reduce__(self) -> tuple[type[ClaimLost], tuple[int]]:
+        return type(self), (self.entry_id,)
+
 
 # A ConnectionClosed, on which Dramatiq's worker waits and tries again.
 class StoreUnavailable(RetryQueueError, ConnectionClosed):
@@ -87,6 +90,9 @@ class LetterNotFound(RetryQueueError, LookupError):
         self.letter_id = letter_id
         super().__init__(f"no dead letter with id {letter_id!r}: it was replayed, discarded or never existed")
 
+    def __reduce__(self) -> tuple[type[LetterNotFound], tuple[str]]:
+        return type(self), (self.letter_id,)
+
 
 class MessageDied(RetryQueueError):
     """Raised by ``join(fail_fast=True)`` when a message died and its own exception is gone."""
@@ -98,6 +104,9 @@ class MissingExtra(RetryQueueError, ImportError):
     def __init__(self, extra: str) -> None:
         self.extra = extra
         super().__init__(f"this needs an optional dependency: pip install 'dramatiq_retryq[{extra}]'")
+
+    def __reduce__(self) -> tuple[type[MissingExtra], tuple[str]]:
+        return type(self), (self.extra,)
 
 
 class GiveUp(RetryQueueError):

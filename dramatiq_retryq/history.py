@@ -51,11 +51,11 @@ def describe(error: BaseException, redact: Redact | None = None) -> ErrorInfo:
     """What is kept of an error. Never raises, whatever the error's own ``__str__`` or ``redact`` does."""
     # All of it is other people's code, down to the class's own name; and SystemExit, too, has been seen in a __str__.
     try:
-        text = str(error)
+        text = "".join((str(error),))  # a plain str, whatever subclass of it came back
     except BaseException:
         text = "<its text cannot be had: str() raised>"
     try:
-        name = str(type(error).__name__)
+        name = "".join((type(error).__name__,))
     except BaseException:
         name = "<no name>"
     return ErrorInfo(
@@ -101,6 +101,9 @@ def append(options: dict[str, Any], attempt: Attempt) -> None:
         sizes = [len(json.dumps(entry, default=str)) + 1 for entry in attempts]
         while sum(sizes) > MAX_BYTES and len(attempts) > 2:
             del attempts[1], sizes[1]
+        if sum(sizes) > MAX_BYTES:
+            # Two are left, and all of their texts are such characters: the first and the latest stay, shorter.
+            attempts = [{**entry, "message": str(entry.get("message"))[:100]} for entry in attempts]
     options["attempts"] = attempts
 
 
@@ -131,7 +134,7 @@ def _last_frame(tb: TracebackType | None) -> tuple[str, int, str] | None:
 def _actor_frame(tb: TracebackType | None) -> tuple[str, int, str] | None:
     """The first frame that is not Dramatiq's own."""
     while tb is not None:
-        if not tb.tb_frame.f_globals.get("__name__", "").startswith("dramatiq."):
+        if not str(tb.tb_frame.f_globals.get("__name__")).startswith("dramatiq."):
             return _frame(tb)
         tb = tb.tb_next
     return None

@@ -80,6 +80,7 @@ class WorkerFile:
 
     def abandon(self) -> None:
         """Let go of the file and leave it where it is. In the child of a fork, which must not keep the lock alive."""
+        self._map.close()  # it has a descriptor of its own, which holds the lock as well
         os.close(self._fd)
 
 

@@ -215,9 +215,13 @@ def read_attempts(options: Mapping[str, Any]) -> tuple[Attempt, ...]:
     written = options.get("attempts")
     for fields in written if isinstance(written, (list, tuple)) else ():
         try:
-            found.append(Attempt(**{name: fields[name] for name in _ATTEMPT_FIELDS if name in fields}))
+            attempt = Attempt(**{name: fields[name] for name in _ATTEMPT_FIELDS if name in fields})
         except (TypeError, KeyError):
             continue
+        numbers = (attempt.n, attempt.started_at, attempt.duration, attempt.delay or 0)
+        texts = (attempt.error, attempt.message, attempt.place, attempt.worker)
+        if all(isinstance(number, int) for number in numbers) and all(isinstance(text, str) for text in texts):
+            found.append(attempt)
     return tuple(found)
 
 

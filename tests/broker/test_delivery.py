@@ -319,7 +319,7 @@ def test_a_window_is_full_again_once_some_are_done(broker: MemoryBroker, prefetc
 def test_a_consumer_with_a_full_window_is_woken_when_one_is_done(real: MemoryBroker, until: Any) -> None:
     actor = noop()
     first, second = actor.send(1), actor.send(2)
-    consumer = real.consume("default", prefetch=1, timeout=PATIENCE * 1000)
+    consumer = real.consume("default", prefetch=1, timeout=3 * PATIENCE * 1000)
     held = next(consumer)  # type: ignore[call-overload]
     assert held.message_id == first.message_id
     got: list[Any] = []

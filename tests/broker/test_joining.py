@@ -117,7 +117,7 @@ def test_join_returns_when_the_last_message_is_settled(real: MemoryBroker, until
     actor.send()
     consumer = real.consume("default", timeout=0)
     message = None if settle == "flush" else next(consumer)  # type: ignore[call-overload]
-    thread = in_a_thread(lambda: join(real, fail_fast=False))
+    thread = in_a_thread(lambda: join(real, fail_fast=False, timeout=3 * PATIENCE * 1000))
     until(lambda: real._lines["default"].joiners)
     if settle == "flush":
         real.flush("default")
@@ -237,9 +237,14 @@ def test_a_death_that_was_replayed_well_is_not_raised(real: MemoryBroker, runnin
     assert len(ran) == 2
 
 
-def test_a_death_whose_error_is_gone_with_its_worker_is_raised_as_such(real: MemoryBroker, running: Any) -> None:
-    message = dramatiq.actor(die, max_retries=0).send()
-    with running(real):
+def test_the_first_death_whose_error_is_gone_with_its_worker_is_raised_as_such(
+    real: MemoryBroker, running: Any
+) -> None:
+    actor = dramatiq.actor(die, max_retries=0)
+    message = actor.send()
+    with running(real, threads=1):
+        join(real, fail_fast=False)
+        actor.send()
         join(real, fail_fast=False)
     with pytest.raises(MessageDied, match=f"message {message.message_id} of actor die died: exhausted"):
         join(real)

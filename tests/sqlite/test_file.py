@@ -148,7 +148,6 @@ def test_a_file_of_a_newer_version_is_refused_and_left_as_it_is(path: Path) -> N
     assert os.listdir(path.parent) == ["jobs.db"]
 
 
-@pytest.mark.xfail(strict=True, reason="a connection whose first statement fails is left open")
 def test_a_file_that_was_refused_is_not_kept_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[sqlite3.Connection] = []
     connect = sqlite3.connect
@@ -354,7 +353,6 @@ def test_on_a_full_disk_a_move_is_made_or_refused_and_the_message_is_there(
     grow(small_disk)
 
 
-@pytest.mark.xfail(strict=True, reason="an error on the way out leaves the worker file locked, and the file open")
 def test_a_store_that_is_closed_on_a_full_disk_lets_go_of_all_that_it_holds(
     small_disk: Path, open_store: Callable[..., SQLiteStore]
 ) -> None:

@@ -136,9 +136,6 @@ class HostileText(str):
         raise RuntimeError
 
 
-@pytest.mark.xfail(
-    strict=True, reason="str(error) may be of a subclass of str, whose methods are then called unguarded"
-)
 def test_an_error_whose_text_has_hostile_methods_is_described_all_the_same() -> None:
     class Hostile(Exception):
         def __str__(self) -> str:
@@ -202,9 +199,6 @@ def test_a_short_traceback_of_an_error_that_was_never_raised_has_its_text() -> N
     assert text == "Traceback (shortened, most recent call last):\nValueError: x\n"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a module's __name__ may be anything, and startswith() is called on it unguarded"
-)
 def test_a_short_traceback_can_be_had_of_code_in_a_module_without_a_name() -> None:
     module: dict[str, Any] = {"__name__": None}
     exec("def run():\n    raise ValueError('x')", module)
@@ -235,11 +229,14 @@ def test_a_full_traceback_that_is_too_long_is_kept_in_its_end() -> None:
     assert text.endswith("x the end\n")
 
 
-def test_a_full_traceback_of_a_deep_recursion_is_bounded() -> None:
-    def deeper() -> None:
-        deeper()
+def test_a_full_traceback_of_a_deep_recursion_has_thirty_frames() -> None:
+    def there() -> None:
+        back()
 
-    assert full_traceback(raised_in(deeper)).count("deeper") < 100
+    def back() -> None:  # two of them, since Python counts lines that repeat instead of repeating them
+        there()
+
+    assert full_traceback(raised_in(there)).count('  File "') == 30
 
 
 @pytest.mark.parametrize("raises", [RuntimeError("x"), SystemExit(1)])

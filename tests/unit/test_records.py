@@ -203,6 +203,10 @@ def test_attempts_are_read_after_a_journey_through_json() -> None:
     assert read_attempts(json.loads(json.dumps({"attempts": [attempt(1).asdict()]}))) == (attempt(1),)
 
 
+def test_attempts_are_read_from_a_tuple_too_as_some_encoders_give() -> None:
+    assert read_attempts({"attempts": (attempt(1).asdict(), attempt(2).asdict())}) == (attempt(1), attempt(2))
+
+
 @pytest.mark.parametrize("written", [None, [], (), {}, "attempts", 5, True, {"n": 1}])
 def test_what_is_no_list_of_attempts_is_none(written: object) -> None:
     assert read_attempts({"attempts": written}) == ()
@@ -225,9 +229,6 @@ def test_a_field_that_an_earlier_version_did_not_write_has_its_default() -> None
     assert (read.place, read.delay, read.worker) == ("", None, "")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the types of the fields are not looked at, and a caller is given what is no int"
-)
 @pytest.mark.parametrize("field", ["n", "started_at", "duration", "delay"])
 def test_an_attempt_with_a_field_of_the_wrong_type_is_left_out(field: str) -> None:
     written = {**attempt(1).asdict(), field: "soon"}
