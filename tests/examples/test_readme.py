@@ -29,7 +29,7 @@ def blocks() -> list[tuple[str, str, str | None]]:
     found = []
     for page in PAGES:
         parts = list(BLOCK.finditer(page.read_text(encoding="utf-8")))
-        for part, following in zip(parts, [*parts[1:], None]):
+        for part, following in zip(parts, [*parts[1:], None], strict=True):
             if part[1] == "python":
                 shown = following[2] if following is not None and following[1] == "text" else None
                 line = page.read_text(encoding="utf-8").count("\n", 0, part.start()) + 1
