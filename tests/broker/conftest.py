@@ -49,6 +49,7 @@ def running() -> Callable[..., AbstractContextManager[Worker]]:
             yield worker
         finally:
             worker.stop(timeout=PATIENCE * 1000)
+        assert not [thread for thread in (*worker.workers, *worker.consumers.values()) if thread.is_alive()]
 
     return running
 

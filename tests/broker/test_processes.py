@@ -97,17 +97,21 @@ def test_a_child_forked_while_a_thread_is_in_the_store_is_not_stuck(full: Memory
         assert in_a_child(lambda: states(full)) == "waiting 0, claimed 0, dead 0"
 
 
-def test_a_child_forked_beside_a_sleeping_consumer_does_not_wait_for_it(real: MemoryBroker, running: Any) -> None:
+def test_a_child_forked_beside_a_sleeping_consumer_wakes_its_own(real: MemoryBroker, asleep: Any) -> None:
     @dramatiq.actor
     def work() -> None:
         pass
 
     def use() -> str:
+        own = asleep(real)
         work.send()
-        return str(next(real.consume("default", timeout=PATIENCE * 1000)).actor_name)  # type: ignore[call-overload]
+        return str(own.got().actor_name)
 
-    with running(real):
-        assert in_a_child(use) == "work"
+    sleeper = asleep(real)
+    assert in_a_child(use) == "work"
+    sleeper.is_stopped = True
+    real.close()  # wakes whoever sleeps
+    assert sleeper.got() is None
 
 
 def test_a_child_that_runs_a_worker_boots_its_own_process(real: MemoryBroker) -> None:

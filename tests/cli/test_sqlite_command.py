@@ -85,7 +85,7 @@ def test_what_another_process_sends_is_run_once_each_though_the_command_is_stopp
     left = counts(tmp_path)
     # What was run is gone, what was fetched waits again, and the workers have taken their side files away.
     assert (left.waiting, left.claimed) == (len(sent) - len(names(first)), 0)
-    assert sorted(path.name for path in tmp_path.glob("jobs.db*")) == ["jobs.db"]
+    assert sorted(path.name for path in tmp_path.glob("jobs.db*")) == ["jobs.db", "jobs.db-turn"]
     second = start(command)
     send(tmp_path, "work", "one more")
     second.wait_for(" ran ", times=left.waiting + 1)

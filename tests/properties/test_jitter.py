@@ -28,13 +28,8 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 @st.composite
-def backoffs(
-    draw: st.DrawFn,
-    jitter: Jitter,
-    *,
-    min_backoff: st.SearchStrategy[int] = st.integers(0, 20_000),  # noqa: B008
-) -> Backoff:
-    lo = draw(min_backoff)
+def backoffs(draw: st.DrawFn, jitter: Jitter) -> Backoff:
+    lo = draw(st.integers(0, 20_000))
     hi = lo + draw(st.one_of(st.just(0), st.integers(0, 2 * lo), st.integers(0, 10_000_000)))
     factor = draw(st.one_of(st.just(2), st.floats(1, 10)))
     return Backoff(lo, hi, factor, jitter=jitter)
@@ -45,7 +40,12 @@ bases = st.integers(1_000, 20_000)
 
 
 def wide(jitter: Jitter) -> st.SearchStrategy[Backoff]:
-    return backoffs(jitter, min_backoff=bases)
+    return st.builds(
+        lambda base, times, factor: Backoff(base, int(base * times), factor, jitter=jitter),
+        bases,
+        st.floats(1, 1_000),
+        st.just(2) | st.floats(1, 4),
+    )
 
 
 def walks(backoff: Backoff, rng: random.Random, *, retries: int, count: int) -> list[list[int]]:
@@ -218,11 +218,11 @@ def test_the_totals_of_a_preview_are_the_sums_of_its_rows(jitter: Jitter) -> Non
 
 
 @pytest.mark.parametrize("jitter", [jitter for jitter in ROLLED if jitter != "decorrelated"])
-@given(data=st.data(), retry=st.integers(0, 11), seed=seeds)
+@given(data=st.data(), retry=st.integers(0, 8), seed=seeds)
 @settings(max_examples=10)
 def test_every_part_of_the_range_is_reached(jitter: Jitter, data: st.DataObject, retry: int, seed: int) -> None:
     backoff, rng = data.draw(wide(jitter)), random.Random(seed)
-    row = backoff.preview(12)[retry]
+    row = backoff.preview(9)[retry]
     samples = [backoff.delay(retry, rng=rng) for _ in range(SAMPLES)]
     assert all(bins(samples, row.least, row.greatest))
 

@@ -97,7 +97,7 @@ def test_only_the_owner_may_read_the_file_and_the_files_beside_it(
     finally:
         os.umask(umask)
     names = sorted(name.removeprefix("jobs.db").rstrip("0123456789abcdef") for name in found)
-    assert names == ["", "-shm", "-wal", "-worker-"]
+    assert names == ["", "-shm", "-turn", "-wal", "-worker-"]
     assert set(found.values()) == {0o600}
 
 
@@ -131,7 +131,7 @@ def test_the_database_of_another_program_is_refused_and_left_as_it_is(path: Path
         SQLiteBroker(path)
     assert str(caught.value) == f"{path} is a SQLite database of another program: give a file of its own"
     assert path.read_bytes() == before
-    assert os.listdir(path.parent) == ["jobs.db"]
+    assert set(os.listdir(path.parent)) <= {"jobs.db", "jobs.db-turn"}
 
 
 def test_a_file_of_a_newer_version_is_refused_and_left_as_it_is(path: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_file_of_a_newer_version_is_refused_and_left_as_it_is(path: Path) -> N
         "upgrade the package; the file was left untouched"
     )
     assert path.read_bytes() == before
-    assert os.listdir(path.parent) == ["jobs.db"]
+    assert set(os.listdir(path.parent)) <= {"jobs.db", "jobs.db-turn"}
 
 
 def test_a_file_that_was_refused_is_not_kept_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -772,4 +772,4 @@ def test_the_log_is_gone_once_the_last_process_has_closed_the_file(
     put(store)
     store.finish_many(claim_all(store))
     store.close()
-    assert os.listdir(path.parent) == ["jobs.db"]
+    assert set(os.listdir(path.parent)) <= {"jobs.db", "jobs.db-turn"}

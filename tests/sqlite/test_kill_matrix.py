@@ -210,4 +210,4 @@ def test_the_dead_letter_actor_is_told_of_a_crash_whenever_the_recovering_proces
 @each_move
 def test_no_side_file_is_left_behind(run: Run, move: str) -> None:
     for case in run(move):
-        assert case["files"] == [""], case["where"]
+        assert case["files"] == ["", "-turn"], case["where"]
