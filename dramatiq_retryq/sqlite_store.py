@@ -9,6 +9,7 @@ import re
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from typing import Any
 
 from dramatiq import Message
@@ -44,6 +45,10 @@ _RESCHEDULE = """
 _RELEASE = """
     UPDATE messages SET state = 'waiting', deliveries = deliveries - 1, worker = NULL, token = NULL, claimed_at = NULL
     WHERE id = ? AND token = ? AND state = 'claimed'
+"""
+_RELEASE_ALL = """
+    UPDATE messages SET state = 'waiting', deliveries = deliveries - 1, worker = NULL, token = NULL, claimed_at = NULL
+    WHERE state = 'claimed'
 """
 _BURY = """
     UPDATE messages SET state = 'dead', died_at = ?, reason = ?, letter = ?, data = ?,
@@ -96,6 +101,7 @@ _REDELIVER = """
     WHERE id = ? AND token = ? AND state = 'claimed'
 """
 _UNREGISTER = "DELETE FROM workers WHERE id = ?"
+_UNREGISTER_ALL = "DELETE FROM workers"
 _ORPHANS = """
     SELECT id FROM messages WHERE state = 'claimed' AND worker NOT IN (SELECT id FROM workers)
 """
@@ -312,6 +318,10 @@ class SQLiteStore:
             raise ConfigError(f"{target} exists already: give the path of a file that does not")
         self._db.read(lambda con: con.execute("VACUUM INTO ?", (target,)))
         os.chmod(target, 0o600)
+        with closing(sqlite3.connect(target, isolation_level=None)) as copy:
+            # Whoever holds something holds it in the original, and will not settle it here.
+            copy.execute(_RELEASE_ALL)
+            copy.execute(_UNREGISTER_ALL)
 
     def check(self) -> list[str]:
         def query(con: sqlite3.Connection) -> list[str]:
@@ -347,6 +357,10 @@ class SQLiteStore:
         for worker, name, owner in rows:
             path = os.path.join(os.path.dirname(self.path), name)
             if name == own:
+                continue
+            if not name.startswith(f"{os.path.basename(self.path)}-worker-"):
+                # A copy of another file, or one that was renamed: whoever held this holds it there and not here.
+                buried += self._recover_from(worker, owner, frozenset(), now, max_crashes, notice_of)
                 continue
             with dead_worker(path, owner) as running:
                 # Whoever has found it dead is the only one who touches what it held, until the block ends.
