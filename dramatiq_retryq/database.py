@@ -432,7 +432,8 @@ def _checked_path(path: str | os.PathLike[str]) -> str:
     text = os.fspath(path)
     if not text or text == ":memory:" or text.startswith("file:"):
         raise ConfigError(f"path is {text!r}: give the path of a file; for a broker in memory use MemoryBroker")
-    text = os.path.abspath(text)
+    # One name for all processes, however they came to it: the files beside the database are named after it.
+    text = os.path.realpath(text)
     directory = os.path.dirname(text)
     if not os.path.isdir(directory):
         raise StoreUnavailable(f"{text}: there is no directory {directory}: create it first")

@@ -39,7 +39,7 @@ def test_only_the_owner_may_read_a_backup(broker: SQLiteBroker, tmp_path: Path) 
 
 def test_a_backup_never_overwrites_a_file(broker: SQLiteBroker, tmp_path: Path) -> None:
     (tmp_path / "copy.db").write_bytes(b"precious")
-    with pytest.raises(ConfigError, match="copy.db exists already: give the path of a file that does not"):
+    with pytest.raises(ConfigError, match="exists already: give the path of a file that does not"):
         broker.backup(tmp_path / "copy.db")
     assert (tmp_path / "copy.db").read_bytes() == b"precious"
 
@@ -66,3 +66,16 @@ def test_what_was_being_worked_on_during_a_backup_runs_again_from_the_copy(
         with run_worker(copy, threads=1, worker_timeout=50):
             copy.join("default")
     assert ran == [1]
+
+
+def test_a_file_that_is_opened_by_a_link_is_known_by_its_own_name(broker: SQLiteBroker, tmp_path: Path) -> None:
+    @dramatiq.actor(broker=broker)
+    def work() -> None: ...
+
+    work.send()
+    [claim] = broker.store.claim("default", now=broker.clock.now(), limit=1, owner="elsewhere:1")
+    (tmp_path / "link.db").symlink_to(tmp_path / "jobs.db")
+    with closing(SQLiteBroker(tmp_path / "link.db")) as other:
+        assert list(other.store.recover(now=other.clock.now(), max_crashes=3)) == []
+        assert other.counts()["default"].claimed == 1
+    broker.store.finish(claim)
