@@ -138,9 +138,9 @@ class SQLiteBroker(StoreBroker):
 
     _join_every = 0.05
     #: How long (s) a message that another process sent may lie unnoticed while a worker idles.
-    _LOOK_EVERY = 0.02
+    _LOOK_EVERY = 0.025
     #: After how many such looks it is seen whether processes have died: every 2 s.
-    _RECOVER_EVERY = 100
+    _RECOVER_EVERY = 80
 
     def __init__(
         self,

@@ -292,11 +292,12 @@ def test_a_handler_for_sigterm_that_was_there_before_is_called_and_the_worker_st
         done.set()
 
     signal.signal(signal.SIGTERM, mine)
-    with run_worker(broker, threads=1, worker_timeout=5):
+    with run_worker(broker, threads=1, worker_timeout=5) as worker:
         begun.wait()
         os.kill(os.getpid(), signal.SIGTERM)
         done.wait()
-        print("goes on")
+        worker.workers[0].join(10)
+        print("goes on" if not worker.workers[0].is_alive() else "the worker runs on")
     report()
 """
     )
@@ -324,9 +325,11 @@ def test_a_worker_that_is_still_running_at_exit_is_stopped(python: Any) -> None:
     assert output.splitlines()[-1].endswith("claimed 0")
 
 
-def test_sigterm_while_the_main_thread_is_sending_does_not_hang(python: Any) -> None:
+@pytest.mark.parametrize("handler", ["SIG_DFL", "a function"])
+def test_sigterm_while_the_main_thread_is_sending_does_not_hang(python: Any, handler: str) -> None:
     process = python(
         PROGRAM
+        + ("" if handler == "SIG_DFL" else "\n    signal.signal(signal.SIGTERM, lambda *args: None)\n")
         + """
     import faulthandler
     from dramatiq_retryq import memory_store
@@ -344,7 +347,12 @@ def test_sigterm_while_the_main_thread_is_sending_does_not_hang(python: Any) -> 
         begun.wait()
         memory_store._Queue.add = interrupted
         work.send(10)
+    report()
 """
     )
-    process.communicate(timeout=PATIENCE)
-    assert process.returncode == 128 + signal.SIGTERM
+    output, errors = process.communicate(timeout=PATIENCE)
+    assert "Timeout" not in errors
+    assert process.returncode == (128 + signal.SIGTERM if handler == "SIG_DFL" else 0)
+    if handler == "a function":  # which lets the program go on: what was being sent is there
+        assert output.splitlines()[-1].endswith("claimed 0")
+        assert not output.splitlines()[-1].startswith("waiting 0 ")
