@@ -66,6 +66,41 @@ class Row:
         return self.due_at, self.arrival
 
 
+# When a rule makes sense. No lambdas: older Hypotheses parse this file anew for each one at each step.
+
+
+def there_is_room(machine: StoreBesideADict) -> bool:
+    return len(machine.among("waiting")) < 10
+
+
+def anything_waits(machine: StoreBesideADict) -> bool:
+    return bool(machine.among("waiting"))
+
+
+def anything_is_held(machine: StoreBesideADict) -> bool:
+    return bool(machine.held())
+
+
+def anything_was_held(machine: StoreBesideADict) -> bool:
+    return bool(machine.held() or machine.lost)
+
+
+def anything_is_lost(machine: StoreBesideADict) -> bool:
+    return bool(machine.lost)
+
+
+def anything_is_dead(machine: StoreBesideADict) -> bool:
+    return bool(machine.among("dead"))
+
+
+def anything_is_alive(machine: StoreBesideADict) -> bool:
+    return bool(machine.among("waiting", "claimed"))
+
+
+def there_is_much(machine: StoreBesideADict) -> bool:
+    return len(machine.rows) > 6
+
+
 class StoreBesideADict(RuleBasedStateMachine):
     make: Make
 
@@ -153,7 +188,7 @@ class StoreBesideADict(RuleBasedStateMachine):
 
     # -- Moves: few rules with much to draw, since Hypothesis leaves rules out of most of its runs -----------------
 
-    @precondition(lambda self: len(self.among("waiting")) < 10)
+    @precondition(there_is_room)
     @rule(queue=queues, load=st.lists(offsets, min_size=1, max_size=4), exempt=st.booleans())
     def put(self, queue: str, load: list[int], exempt: bool) -> None:
         for offset in load:
@@ -167,7 +202,7 @@ class StoreBesideADict(RuleBasedStateMachine):
                 entry_id = self.store.put(queue, data, due_at=due_at, now=self.now, exempt=exempt)
                 self.note(entry_id, queue, data, message_id, due_at)
 
-    @precondition(lambda self: self.among("waiting"))
+    @precondition(anything_waits)
     @rule(queue=queues, limit=st.integers(0, 4), after=offsets)
     def claim(self, queue: str, limit: int, after: int) -> None:
         self.now += after  # back too, as when the clock is set
@@ -180,7 +215,7 @@ class StoreBesideADict(RuleBasedStateMachine):
         for claim, (_, row) in zip(claims, due, strict=True):
             row.state, row.claim = "claimed", claim
 
-    @precondition(lambda self: self.held())
+    @precondition(anything_is_held)
     @rule(move=st.sampled_from(["finish", "reschedule", "bury"]), notice_to=st.none() | queues, data=st.data())
     def settle(self, move: str, notice_to: str | None, data: st.DataObject) -> None:
         claim = data.draw(st.sampled_from(self.held()))
@@ -216,7 +251,7 @@ class StoreBesideADict(RuleBasedStateMachine):
         for entry_id, _ in surplus:
             del self.rows[entry_id]
 
-    @precondition(lambda self: self.held() or self.lost)
+    @precondition(anything_was_held)
     @rule(move=st.sampled_from(["release", "finish"]), data=st.data())
     def settle_many(self, move: str, data: st.DataObject) -> None:
         def some(claims: list[Claim]) -> list[Claim]:
@@ -233,7 +268,7 @@ class StoreBesideADict(RuleBasedStateMachine):
                 self.lose(claim)
                 del self.rows[claim.id]
 
-    @precondition(lambda self: self.lost)
+    @precondition(anything_is_lost)
     @rule(move=st.sampled_from(["finish", "reschedule", "bury"]), data=st.data())
     def settle_what_is_lost(self, move: str, data: st.DataObject) -> None:
         claim = data.draw(st.sampled_from(self.lost))
@@ -246,7 +281,7 @@ class StoreBesideADict(RuleBasedStateMachine):
         with pytest.raises(ClaimLost):
             moves[move]()
 
-    @precondition(lambda self: self.among("dead"))
+    @precondition(anything_is_dead)
     @rule(move=st.sampled_from(["revive", "discard"]), offset=offsets, data=st.data())
     def disturb(self, move: str, offset: int, data: st.DataObject) -> None:
         entry_id, row = data.draw(st.sampled_from(self.among("dead")))
@@ -258,7 +293,7 @@ class StoreBesideADict(RuleBasedStateMachine):
             self.store.discard(str(entry_id))
             del self.rows[entry_id]
 
-    @precondition(lambda self: self.among("waiting", "claimed"))
+    @precondition(anything_is_alive)
     @rule(data=st.data())
     def disturb_what_is_not_dead(self, data: st.DataObject) -> None:
         entry_id, _ = data.draw(st.sampled_from(self.among("waiting", "claimed")))
@@ -267,7 +302,7 @@ class StoreBesideADict(RuleBasedStateMachine):
         with pytest.raises(LetterNotFound):
             self.store.discard(str(entry_id))
 
-    @precondition(lambda self: len(self.rows) > 6)
+    @precondition(there_is_much)
     @rule(queue=queues)
     def flush(self, queue: str) -> None:
         waiting = self.among("waiting", queue=queue)
