@@ -15,18 +15,11 @@ from dramatiq.rate_limits.backend import RateLimiterBackend
 from dramatiq.results import ResultBackend, ResultMissing, ResultTimeout
 from dramatiq.results.backend import DEFAULT_TIMEOUT, Missing
 
+from . import schema as sql
 from .clock import Clock, SystemClock
 from .database import Database, Synchronous
-from .schema import MIGRATIONS
 
 __all__ = ["SQLiteRateLimiterBackend", "SQLiteResultBackend"]
-
-_STORE_RESULT = "INSERT OR REPLACE INTO results (key, data, expires_at) VALUES (?, ?, ?)"
-_GET_RESULT = "SELECT data FROM results WHERE key = ? AND expires_at > ?"
-_EXPIRE_RESULTS = "DELETE FROM results WHERE key IN (SELECT key FROM results WHERE expires_at <= ? LIMIT 16)"
-_STORE_LIMIT = "INSERT OR REPLACE INTO limits (key, value, expires_at) VALUES (?, ?, ?)"
-_GET_LIMIT = "SELECT value FROM limits WHERE key = ? AND expires_at > ?"
-_EXPIRE_LIMITS = "DELETE FROM limits WHERE key IN (SELECT key FROM limits WHERE expires_at <= ? LIMIT 16)"
 
 #: How often (ms) somebody who waits for a result or an event looks for it.
 _LOOK_EVERY = 10
@@ -60,7 +53,7 @@ class SQLiteResultBackend(ResultBackend):
     ) -> None:
         super().__init__(namespace=namespace, encoder=encoder)
         self.clock: Clock = clock if clock is not None else SystemClock()
-        self._db = Database(path, MIGRATIONS, synchronous=synchronous)
+        self._db = Database(path, sql.MIGRATIONS, synchronous=synchronous)
 
     def get_result(self, message: Any, *, block: bool = False, timeout: int | None = None) -> Any:
         """The result of a message; see Dramatiq's ``ResultBackend``.
@@ -88,15 +81,15 @@ class SQLiteResultBackend(ResultBackend):
 
     def _get(self, message_key: str) -> Any:
         now = self.clock.now()
-        row = self._db.read(lambda con: con.execute(_GET_RESULT, (message_key, now)).fetchone())
+        row = self._db.read(lambda con: con.execute(sql.GET_RESULT, (message_key, now)).fetchone())
         return Missing if row is None else self.encoder.decode(row[0])
 
     def _store(self, message_key: str, result: Any, ttl: int) -> None:
         data, now = self.encoder.encode(result), self.clock.now()
 
         def move(con: sqlite3.Connection) -> None:
-            con.execute(_EXPIRE_RESULTS, (now,))
-            con.execute(_STORE_RESULT, (message_key, data, now + ttl))
+            con.execute(sql.EXPIRE_RESULTS, (now,))
+            con.execute(sql.STORE_RESULT, (message_key, data, now + ttl))
 
         self._db.write(move)
 
@@ -122,7 +115,7 @@ class SQLiteRateLimiterBackend(RateLimiterBackend):
         self, path: str | os.PathLike[str], *, synchronous: Synchronous = "normal", clock: Clock | None = None
     ) -> None:
         self.clock: Clock = clock if clock is not None else SystemClock()
-        self._db = Database(path, MIGRATIONS, synchronous=synchronous)
+        self._db = Database(path, sql.MIGRATIONS, synchronous=synchronous)
 
     def add(self, key: str, value: int, ttl: int) -> bool:
         return self._change(key, ttl, lambda con, old: value if old is None else None)
@@ -136,7 +129,7 @@ class SQLiteRateLimiterBackend(RateLimiterBackend):
     def incr_and_sum(self, key: str, keys: Callable[[], Iterable[str]], amount: int, maximum: int, ttl: int) -> bool:
         def change(con: sqlite3.Connection, old: int | None) -> int | None:
             now = self.clock.now()
-            rows = (con.execute(_GET_LIMIT, (name, now)).fetchone() for name in keys())
+            rows = (con.execute(sql.GET_LIMIT, (name, now)).fetchone() for name in keys())
             total = amount + sum(row[0] for row in rows if row is not None)
             return None if total > maximum else _within((old or 0) + amount, maximum=maximum)
 
@@ -162,7 +155,7 @@ class SQLiteRateLimiterBackend(RateLimiterBackend):
 
     def _get(self, key: str) -> int | None:
         now = self.clock.now()
-        row = self._db.read(lambda con: con.execute(_GET_LIMIT, (key, now)).fetchone())
+        row = self._db.read(lambda con: con.execute(sql.GET_LIMIT, (key, now)).fetchone())
         return row[0] if row is not None else None
 
     def _change(self, key: str, ttl: int, change: Callable[[sqlite3.Connection, int | None], int | None]) -> bool:
@@ -170,12 +163,12 @@ class SQLiteRateLimiterBackend(RateLimiterBackend):
         now = self.clock.now()
 
         def move(con: sqlite3.Connection) -> bool:
-            con.execute(_EXPIRE_LIMITS, (now,))
-            row = con.execute(_GET_LIMIT, (key, now)).fetchone()
+            con.execute(sql.EXPIRE_LIMITS, (now,))
+            row = con.execute(sql.GET_LIMIT, (key, now)).fetchone()
             value = change(con, row[0] if row is not None else None)
             if value is None:
                 return False
-            con.execute(_STORE_LIMIT, (key, value, now + ttl))
+            con.execute(sql.STORE_LIMIT, (key, value, now + ttl))
             return True
 
         return self._db.write(move)

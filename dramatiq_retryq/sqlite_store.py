@@ -1,4 +1,4 @@
-"""The store in one SQLite file, shared by many processes. All SQL of it stands here."""
+"""The store in one SQLite file, shared by many processes. Its SQL stands in :mod:`dramatiq_retryq.schema`."""
 
 from __future__ import annotations
 
@@ -14,97 +14,15 @@ from typing import Any
 
 from dramatiq import Message
 
+from . import schema as sql
 from .database import Database, Synchronous
 from .errors import ClaimLost, ConfigError, LetterNotFound, StoreUnavailable
 from .history import append, last_number
 from .liveness import WorkerFile, dead_worker, other_worker_files, remove_worker_file
 from .records import Attempt, Claim, DeadLetter, Entry, ErrorInfo, QueueCounts
-from .schema import MIGRATIONS
 from .store import NoticeOf
 
 __all__ = ["SQLiteStore"]
-
-_PUT = """
-    INSERT INTO messages (id, queue, state, due_at, deliveries, data)
-    VALUES (max(?, (SELECT coalesce(max(id), 0) + 1 FROM messages)), ?, 'waiting', ?, 0, ?)
-"""
-_CLAIM = """
-    UPDATE messages SET state = 'claimed', worker = ?, token = ?, claimed_at = ?, deliveries = deliveries + 1
-    WHERE id IN (
-        SELECT id FROM messages WHERE state = 'waiting' AND queue = ? AND due_at <= ? ORDER BY due_at, id LIMIT ?
-    )
-    RETURNING id, data, due_at, deliveries
-"""
-_NEXT_DUE = "SELECT due_at FROM messages WHERE state = 'waiting' AND queue = ? ORDER BY due_at LIMIT 1"
-_FINISH = "DELETE FROM messages WHERE id = ? AND token = ? AND state = 'claimed'"
-_RESCHEDULE = """
-    UPDATE messages SET state = 'waiting', due_at = ?, data = ?, deliveries = 0,
-        worker = NULL, token = NULL, claimed_at = NULL
-    WHERE id = ? AND token = ? AND state = 'claimed'
-"""
-_RELEASE = """
-    UPDATE messages SET state = 'waiting', deliveries = deliveries - 1, worker = NULL, token = NULL, claimed_at = NULL
-    WHERE id = ? AND token = ? AND state = 'claimed'
-"""
-_RELEASE_ALL = """
-    UPDATE messages SET state = 'waiting', deliveries = deliveries - 1, worker = NULL, token = NULL, claimed_at = NULL
-    WHERE state = 'claimed'
-"""
-_BURY = """
-    UPDATE messages SET state = 'dead', died_at = ?, reason = ?, letter = ?, data = ?,
-        worker = NULL, token = NULL, claimed_at = NULL
-    WHERE id = ? AND token = ? AND state = 'claimed'
-"""
-_REVIVE = """
-    UPDATE messages SET state = 'waiting', due_at = ?, data = ?, deliveries = 0,
-        died_at = NULL, reason = NULL, letter = NULL
-    WHERE id = ? AND state = 'dead'
-"""
-_DISCARD = "DELETE FROM messages WHERE id = ? AND state = 'dead'"
-_TRIM_BY_COUNT = """
-    DELETE FROM messages WHERE id IN (
-        SELECT id FROM messages WHERE state = 'dead' ORDER BY died_at DESC, id DESC LIMIT -1 OFFSET ?
-    )
-"""
-_TRIM_BY_AGE = "DELETE FROM messages WHERE state = 'dead' AND died_at < ?"
-_LETTER_COLUMNS = "id, queue, died_at, reason, letter, data"
-_LETTERS = f"""
-    SELECT {_LETTER_COLUMNS} FROM messages WHERE state = 'dead' AND (died_at, id) < (?, ?)
-    ORDER BY died_at DESC, id DESC LIMIT ?
-"""
-_LETTER = f"SELECT {_LETTER_COLUMNS} FROM messages WHERE id = ? AND state = 'dead'"
-_COUNT_WAITING = """
-    SELECT queue, sum(due_at <= ?), count(*), min(due_at) FROM messages WHERE state = 'waiting' GROUP BY queue
-"""
-_COUNT_CLAIMED = "SELECT queue, count(*) FROM messages WHERE state = 'claimed' GROUP BY queue"
-_COUNT_DEAD = "SELECT queue, count(*) FROM messages WHERE state = 'dead' GROUP BY queue"
-_UNFINISHED = """
-    SELECT (SELECT count(*) FROM messages WHERE state = 'waiting' AND queue = :queue)
-         + (SELECT count(*) FROM messages WHERE state = 'claimed' AND queue = :queue)
-"""
-_IS_IDLE = """
-    SELECT NOT EXISTS (SELECT 1 FROM messages WHERE state = 'waiting' AND queue = :queue)
-       AND NOT EXISTS (SELECT 1 FROM messages WHERE state = 'claimed' AND queue = :queue)
-"""
-_FIND = """
-    SELECT m.id, m.queue, m.state, m.data, m.due_at, m.deliveries, m.claimed_at, w.owner
-    FROM messages AS m LEFT JOIN workers AS w ON w.id = m.worker WHERE instr(m.data, ?) > 0
-"""
-_FLUSH = "DELETE FROM messages WHERE state = 'waiting' AND queue = ?"
-_REGISTER = "INSERT INTO workers (file, owner, started_at) VALUES (?, ?, ?)"
-_WORKERS = "SELECT id, file, owner FROM workers"
-_HELD_BY = """
-    SELECT id, queue, data, deliveries, claimed_at, token FROM messages WHERE state = 'claimed' AND worker = ?
-"""
-_REDELIVER = """
-    UPDATE messages SET state = 'waiting', data = ?, worker = NULL, token = NULL, claimed_at = NULL
-    WHERE id = ? AND token = ? AND state = 'claimed'
-"""
-_UNREGISTER = "DELETE FROM workers WHERE id = ?"
-_UNREGISTER_ALL = "DELETE FROM workers"
-_ORPHANS = """
-    SELECT id FROM messages WHERE state = 'claimed' AND worker NOT IN (SELECT id FROM workers)
-"""
 
 # An id is the instant of the put, in ms since 2025, with room for 2 ** 20 of them in each; and it is greater than any
 # that is there. So later ones are greater, and one that is free again is not given again. AUTOINCREMENT does the same,
@@ -141,7 +59,7 @@ class SQLiteStore:
     ) -> None:
         self.max_dead_letters = max_dead_letters
         self.max_letter_age = max_letter_age
-        self._db = Database(path, MIGRATIONS, synchronous=synchronous)
+        self._db = Database(path, sql.MIGRATIONS, synchronous=synchronous)
         self.path = self._db.path
         self._forget()
 
@@ -155,7 +73,7 @@ class SQLiteStore:
 
     def put(self, queue_name: str, data: bytes, *, due_at: int, now: int, exempt: bool = False) -> int:
         parameters = (_first_id(now), queue_name, due_at, data)
-        return self._db.write(lambda con: con.execute(_PUT, parameters).lastrowid or 0, single=True)
+        return self._db.write(lambda con: con.execute(sql.PUT, parameters).lastrowid or 0, single=True)
 
     def claim(self, queue_name: str, *, now: int, limit: int, owner: str) -> list[Claim]:
         # Looked at first: an update that finds nothing takes the write lock from those who write.
@@ -165,59 +83,59 @@ class SQLiteStore:
         worker, _ = self._worker or self._register(owner, now)
         token = (worker << 32) + next(self._tokens)
         parameters = (worker, token, now, queue_name, now, limit)
-        rows = self._db.write(lambda con: con.execute(_CLAIM, parameters).fetchall(), single=True)
+        rows = self._db.write(lambda con: con.execute(sql.CLAIM, parameters).fetchall(), single=True)
         # RETURNING promises no order.
         rows.sort(key=lambda row: (row[2], row[0]))
         return [Claim(row[0], queue_name, row[1], row[2], row[3], now, owner, token) for row in rows]
 
     def next_due(self, queue_name: str) -> int | None:
-        row = self._db.read(lambda con: con.execute(_NEXT_DUE, (queue_name,)).fetchone())
+        row = self._db.read(lambda con: con.execute(sql.NEXT_DUE, (queue_name,)).fetchone())
         return row[0] if row is not None else None
 
     def finish(self, claim: Claim) -> None:
-        self._settle(claim, _FINISH, ())
+        self._settle(claim, sql.FINISH, ())
 
     def finish_many(self, claims: Iterable[Claim]) -> list[Claim]:
         claims = list(claims)
 
         def move(con: sqlite3.Connection) -> list[Claim]:
-            return [claim for claim in claims if con.execute(_FINISH, (claim.id, claim.token)).rowcount == 0]
+            return [claim for claim in claims if con.execute(sql.FINISH, (claim.id, claim.token)).rowcount == 0]
 
         return self._db.write(move) if claims else []
 
     def reschedule(self, claim: Claim, *, data: bytes, due_at: int, now: int) -> None:
-        self._settle(claim, _RESCHEDULE, (due_at, data))
+        self._settle(claim, sql.RESCHEDULE, (due_at, data))
 
     def release(self, claims: Iterable[Claim], *, now: int) -> int:
         claims = list(claims)
 
         def move(con: sqlite3.Connection) -> int:
-            return sum(con.execute(_RELEASE, (claim.id, claim.token)).rowcount for claim in claims)
+            return sum(con.execute(sql.RELEASE, (claim.id, claim.token)).rowcount for claim in claims)
 
         return self._db.write(move) if claims else 0
 
     def bury(self, claim: Claim, letter: DeadLetter, *, notice: tuple[str, bytes] | None = None) -> int:
         def move(con: sqlite3.Connection) -> int:
             parameters = (letter.died_at, letter.reason, _letter_text(letter), letter.data, claim.id, claim.token)
-            if con.execute(_BURY, parameters).rowcount == 0:
+            if con.execute(sql.BURY, parameters).rowcount == 0:
                 raise ClaimLost(claim.id)
             if notice is not None:
                 queue_name, data = notice
-                con.execute(_PUT, (_first_id(letter.died_at), queue_name, letter.died_at, data))
+                con.execute(sql.PUT, (_first_id(letter.died_at), queue_name, letter.died_at, data))
             if self.max_dead_letters is None:
                 return 0
-            return con.execute(_TRIM_BY_COUNT, (self.max_dead_letters,)).rowcount
+            return con.execute(sql.TRIM_BY_COUNT, (self.max_dead_letters,)).rowcount
 
         return self._db.write(move)
 
     def revive(self, letter_id: str, *, data: bytes, due_at: int, now: int) -> None:
-        self._disturb(letter_id, _REVIVE, (due_at, data))
+        self._disturb(letter_id, sql.REVIVE, (due_at, data))
 
     def discard(self, letter_id: str) -> None:
-        self._disturb(letter_id, _DISCARD, ())
+        self._disturb(letter_id, sql.DISCARD, ())
 
     def flush(self, queue_name: str) -> int:
-        return self._db.write(lambda con: con.execute(_FLUSH, (queue_name,)).rowcount)
+        return self._db.write(lambda con: con.execute(sql.FLUSH, (queue_name,)).rowcount)
 
     def _settle(self, claim: Claim, statement: str, parameters: tuple[object, ...]) -> None:
         def move(con: sqlite3.Connection) -> None:
@@ -239,7 +157,7 @@ class SQLiteStore:
         died_at, row_id = 1 << 62, 1 << 62
         while True:
             after = (died_at, row_id, _PAGE)
-            rows = self._db.read(lambda con, after=after: con.execute(_LETTERS, after).fetchall())  # type: ignore[misc]
+            rows = self._db.read(lambda con, after=after: con.execute(sql.LETTERS, after).fetchall())  # type: ignore[misc]
             for row in rows:
                 yield _letter(row)
             if len(rows) < _PAGE:
@@ -247,7 +165,7 @@ class SQLiteStore:
             row_id, died_at = rows[-1][0], rows[-1][2]
 
     def letter(self, letter_id: str) -> DeadLetter:
-        row = self._db.read(lambda con: con.execute(_LETTER, (_row_id(letter_id),)).fetchone())
+        row = self._db.read(lambda con: con.execute(sql.LETTER, (_row_id(letter_id),)).fetchone())
         if row is None:
             raise LetterNotFound(letter_id)
         return _letter(row)
@@ -256,8 +174,8 @@ class SQLiteStore:
         def query(con: sqlite3.Connection) -> tuple[list[Any], dict[str, int], dict[str, int]]:
             con.execute("BEGIN")  # so that the three look at the same instant
             try:
-                waiting = con.execute(_COUNT_WAITING, (now,)).fetchall()
-                return waiting, dict(con.execute(_COUNT_CLAIMED)), dict(con.execute(_COUNT_DEAD))
+                waiting = con.execute(sql.COUNT_WAITING, (now,)).fetchall()
+                return waiting, dict(con.execute(sql.COUNT_CLAIMED)), dict(con.execute(sql.COUNT_DEAD))
             finally:
                 con.execute("COMMIT")
 
@@ -276,13 +194,13 @@ class SQLiteStore:
         return counts
 
     def unfinished(self, queue_name: str) -> int:
-        return int(self._db.read(lambda con: con.execute(_UNFINISHED, {"queue": queue_name}).fetchone())[0])
+        return int(self._db.read(lambda con: con.execute(sql.UNFINISHED, {"queue": queue_name}).fetchone())[0])
 
     def is_idle(self, queue_name: str) -> bool:
-        return bool(self._db.read(lambda con: con.execute(_IS_IDLE, {"queue": queue_name}).fetchone())[0])
+        return bool(self._db.read(lambda con: con.execute(sql.IS_IDLE, {"queue": queue_name}).fetchone())[0])
 
     def find(self, message_id: str) -> Entry | DeadLetter | None:
-        rows = self._db.read(lambda con: con.execute(_FIND, (message_id.encode(),)).fetchall())
+        rows = self._db.read(lambda con: con.execute(sql.FIND, (message_id.encode(),)).fetchall())
         for row_id, queue, state, data, due_at, deliveries, claimed_at, owner in rows:
             # The payload may hold the id of another message, as a pipeline's does.
             try:
@@ -320,14 +238,14 @@ class SQLiteStore:
         os.chmod(target, 0o600)
         with closing(sqlite3.connect(target, isolation_level=None)) as copy:
             # Whoever holds something holds it in the original, and will not settle it here.
-            copy.execute(_RELEASE_ALL)
-            copy.execute(_UNREGISTER_ALL)
+            copy.execute(sql.RELEASE_ALL)
+            copy.execute(sql.UNREGISTER_ALL)
 
     def check(self) -> list[str]:
         def query(con: sqlite3.Connection) -> list[str]:
             findings = [str(row[0]) for row in con.execute("PRAGMA integrity_check") if row[0] != "ok"]
             findings += [
-                f"entry {row[0]} is claimed by a worker that is not registered" for row in con.execute(_ORPHANS)
+                f"entry {row[0]} is claimed by a worker that is not registered" for row in con.execute(sql.ORPHANS)
             ]
             return findings
 
@@ -352,7 +270,7 @@ class SQLiteStore:
 
     def recover(self, *, now: int, max_crashes: int, notice_of: NoticeOf | None = None) -> list[DeadLetter]:
         buried: list[DeadLetter] = []
-        rows = self._db.read(lambda con: con.execute(_WORKERS).fetchall())
+        rows = self._db.read(lambda con: con.execute(sql.WORKERS).fetchall())
         own = os.path.basename(self._worker[1].path) if self._worker is not None else None
         for worker, name, owner in rows:
             path = os.path.join(os.path.dirname(self.path), name)
@@ -374,7 +292,7 @@ class SQLiteStore:
                     remove_worker_file(path)
         if self.max_letter_age is not None:
             oldest = now - self.max_letter_age
-            self._db.write(lambda con: con.execute(_TRIM_BY_AGE, (oldest,)), single=True)
+            self._db.write(lambda con: con.execute(sql.TRIM_BY_AGE, (oldest,)), single=True)
         return buried
 
     def _recover_from(
@@ -388,10 +306,10 @@ class SQLiteStore:
     ) -> list[DeadLetter]:
         moves: list[tuple[str, tuple[object, ...]]] = []
         buried = []
-        held = self._db.read(lambda con: con.execute(_HELD_BY, (worker,)).fetchall())
+        held = self._db.read(lambda con: con.execute(sql.HELD_BY, (worker,)).fetchall())
         for row_id, queue, data, deliveries, claimed_at, token in held:
             if row_id not in running:
-                moves.append((_RELEASE, (row_id, token)))
+                moves.append((sql.RELEASE, (row_id, token)))
                 continue
             error = ErrorInfo(
                 type="WorkerCrashed", message=f"the worker process {owner} died while running this message"
@@ -399,7 +317,7 @@ class SQLiteStore:
             is_last = deliveries >= max_crashes
             actor_name, data = _with_crash(data, error, owner, claimed_at, now, is_last=is_last)
             if not is_last:
-                moves.append((_REDELIVER, (data, row_id, token)))
+                moves.append((sql.REDELIVER, (data, row_id, token)))
                 continue
             letter = DeadLetter(
                 id=str(row_id),
@@ -410,24 +328,24 @@ class SQLiteStore:
                 error=error,
                 data=data,
             )
-            moves.append((_BURY, (now, letter.reason, _letter_text(letter), data, row_id, token)))
+            moves.append((sql.BURY, (now, letter.reason, _letter_text(letter), data, row_id, token)))
             # Asked for before the transaction: it calls other people's hooks, which may want to write themselves.
             notice = notice_of(letter) if notice_of is not None else None
             if notice is not None:
-                moves.append((_PUT, (_first_id(now), notice[0], now, notice[1])))
+                moves.append((sql.PUT, (_first_id(now), notice[0], now, notice[1])))
             buried.append(letter)
 
         def move(con: sqlite3.Connection) -> None:
             for statement, parameters in moves:
                 con.execute(statement, parameters)
-            con.execute(_UNREGISTER, (worker,))
+            con.execute(sql.UNREGISTER, (worker,))
 
         self._db.write(move)
         return buried
 
     def _is_registered(self, path: str) -> bool:
         name = os.path.basename(path)
-        return any(name == row[1] for row in self._db.read(lambda con: con.execute(_WORKERS).fetchall()))
+        return any(name == row[1] for row in self._db.read(lambda con: con.execute(sql.WORKERS).fetchall()))
 
     def _register(self, owner: str, now: int) -> tuple[int, WorkerFile]:
         with self._registering:
@@ -439,7 +357,7 @@ class SQLiteStore:
                     raise StoreUnavailable(text) from error
                 try:
                     row = (os.path.basename(file.path), owner, now)
-                    worker = self._db.write(lambda con: con.execute(_REGISTER, row).lastrowid or 0)
+                    worker = self._db.write(lambda con: con.execute(sql.REGISTER, row).lastrowid or 0)
                 except BaseException:
                     file.remove()
                     raise
@@ -453,9 +371,9 @@ class SQLiteStore:
             self._worker = None
 
             def move(con: sqlite3.Connection) -> bool:
-                if con.execute(_HELD_BY, (worker,)).fetchone() is not None:
+                if con.execute(sql.HELD_BY, (worker,)).fetchone() is not None:
                     return False
-                con.execute(_UNREGISTER, (worker,))
+                con.execute(sql.UNREGISTER, (worker,))
                 return True
 
             is_free = False
