@@ -7,13 +7,12 @@ a message that waits does so in the store and not in a worker's memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from dramatiq import Broker, Consumer, Message, MessageProxy, QueueJoinTimeout, QueueNotFound
+from dramatiq import Consumer, Message, MessageProxy, QueueJoinTimeout, QueueNotFound
 from dramatiq.common import q_name
-from dramatiq.middleware import Middleware, MiddlewareError, Retries, default_middleware
+from dramatiq.middleware import Middleware, Retries, default_middleware
 
 from ._dramatiq import exception_of, plain_message
 from .clock import Clock, SystemClock, milliseconds
@@ -24,6 +23,7 @@ from .logs import log
 from .middleware import RetryQueue
 from .queue_view import QueueView
 from .records import Claim, DeadLetter, ErrorInfo, QueueCounts, Whereabouts
+from .signals import SignallingBroker
 from .store import Store
 
 __all__ = ["StoreBroker"]
@@ -33,11 +33,8 @@ _LAST_INSTANT = 253_402_300_800_000
 
 _DROPPED = "The oldest dead letters (%d) were dropped: there is no room for more. Replay or discard some."
 
-# The name of a hook, the middlewares that have it, and what the broker itself does then.
-_Hooks = tuple[str, list[Middleware], Callable[..., None] | None]
 
-
-class StoreBroker(Broker):
+class StoreBroker(SignallingBroker):
     """What the brokers of this package have in common: all of Dramatiq's ``Broker``, over a store.
 
     Args:
@@ -66,8 +63,6 @@ class StoreBroker(Broker):
         self.clock: Clock = clock if clock is not None else SystemClock()
         self.fail_fast_default = fail_fast_default
         self._lines: dict[str, Line] = {}
-        self._before_hooks: tuple[list[Middleware], dict[str, _Hooks]] = ([], {})
-        self._after_hooks: tuple[list[Middleware], dict[str, _Hooks]] = ([], {})
         if middleware is None:
             own = RetryQueue() if retry_queue is None else retry_queue
             middleware = [own if cls is Retries else cls() for cls in default_middleware]
@@ -79,57 +74,7 @@ class StoreBroker(Broker):
         self.queues: dict[str, QueueView] = {}
         self._dead_letters = DeadLetters(store, self.clock, self._wake)
 
-    # -- Signals -------------------------------------------------------------------------------------------------
-
-    # More than half of what a message costs in Dramatiq are calls of hooks that nobody overrides. Who overrides which
-    # is found out once, and anew whenever the list of middleware is no longer the one that was looked at: comparing
-    # the lists goes element by element, by identity first, takes 0.1 µs, and sees every way to change one.
-
-    def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
-        known, hooks = self._before_hooks
-        found = hooks.get(signal) if known == self.middleware else None
-        name, hooked, own = found or self._find_hooks("before_", signal)
-        for middleware in hooked:
-            try:
-                getattr(middleware, name)(self, *args, **kwargs)
-            except MiddlewareError:
-                # What was done cannot be refused: Dramatiq's worker would leave the message claimed for ever.
-                if signal not in ("ack", "nack"):
-                    raise
-                self.logger.critical("Unexpected failure in %s of %r.", name, middleware, exc_info=True)
-            except Exception:
-                self.logger.critical("Unexpected failure in %s of %r.", name, middleware, exc_info=True)
-        if own is not None:
-            own(self, *args, **kwargs)
-
-    def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
-        known, hooks = self._after_hooks
-        found = hooks.get(signal) if known == self.middleware else None
-        name, hooked, own = found or self._find_hooks("after_", signal)
-        for middleware in hooked:
-            try:
-                getattr(middleware, name)(self, *args, **kwargs)
-            except Exception:
-                self.logger.critical("Unexpected failure in %s of %r.", name, middleware, exc_info=True)
-        if own is not None:
-            own(self, *args, **kwargs)
-
-    def _find_hooks(self, when: str, signal: str) -> _Hooks:
-        """Who is called at a signal, in which order: the middlewares that override the hook, then this broker."""
-        name, middlewares = when + signal, list(self.middleware)
-        empty = getattr(Middleware, name, None)
-        hooked = [m for m in middlewares if getattr(type(m), name, None) is not empty or name in vars(m)]
-        if when == "after_":
-            hooked.reverse()
-        cache = self._before_hooks if when == "before_" else self._after_hooks
-        if cache[0] != middlewares:
-            cache = (middlewares, {})
-            if when == "before_":
-                self._before_hooks = cache
-            else:
-                self._after_hooks = cache
-        cache[1][signal] = found = (name, hooked, getattr(type(self), "_" + name, None))
-        return found
+    # -- Middleware ----------------------------------------------------------------------------------------------
 
     def add_middleware(
         self,
