@@ -181,6 +181,7 @@ class SQLiteBroker(StoreBroker):
         return consumer
 
     def _before_worker_boot(self, *args: Any) -> None:
+        super()._before_worker_boot()
         self._workers += 1
         self._recover()
         if self._watcher is None:

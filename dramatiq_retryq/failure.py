@@ -18,7 +18,7 @@ from .errors import ClaimLost, Snooze
 from .history import Redact, append, describe, last_number, short_traceback
 from .options import actor_name_of, retries_of
 from .policy import Settings, decide
-from .records import Attempt, Decision, RetryIn
+from .records import Attempt, Decision, ErrorInfo, RetryIn
 
 __all__ = ["Failure", "Handler", "who"]
 
@@ -54,6 +54,7 @@ class Failure:
         self.error = error
         self.options = dict(message.options)
         self._is_settled = False
+        self._info: ErrorInfo | None = None
 
     def handle(self, started_at: int | None) -> None:
         """Decide, and carry it out; the message is marked as failed unless a retry is really stored.
@@ -100,7 +101,7 @@ class Failure:
                 snoozes = options.get("snoozes", 0)
                 options["snoozes"] = (snoozes if isinstance(snoozes, int) else 0) + 1
             return
-        info = describe(self.error, self.handler.redact)
+        info = self._info = describe(self.error, self.handler.redact)
         append(
             options,
             Attempt(
@@ -134,7 +135,7 @@ class Failure:
 
     def _log_retry(self, decision: RetryIn, settings: Settings) -> None:
         expected = issubclass(type(self.error), (Retry, Shutdown))
-        info = describe(self.error, self.handler.redact)
+        info = self._info or describe(self.error, self.handler.redact)
         attempt = retries_of(self.options) + 1
         text = "Attempt %d of %s of actor %s failed (message %s): %s. Next in %d ms."
         if not decision.uses_attempt:
@@ -190,6 +191,8 @@ class Failure:
 
 
 def _previous_delay(attempts: Any) -> int | None:
+    if attempts is None:
+        return None
     try:
         delay = attempts[-1]["delay"]
     except (TypeError, KeyError, IndexError):
@@ -201,10 +204,10 @@ def who(message: MessageProxy) -> str:
     return f"message {message.message_id} of actor {message.actor_name}"
 
 
-def _worker_name() -> str:
-    return f"{_hostname()}:{os.getpid()}"
-
-
 @functools.cache
-def _hostname() -> str:
-    return socket.gethostname()
+def _worker_name() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_worker_name.cache_clear)

@@ -157,7 +157,8 @@ class Attempt:
     worker: str = ""
 
     def asdict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        # Not dataclasses.asdict, which copies deeply: that was a tenth of what a retry costs.
+        return {name: getattr(self, name) for name in _ATTEMPT_FIELDS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

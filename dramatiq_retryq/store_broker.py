@@ -10,7 +10,7 @@ import math
 from datetime import timedelta
 from typing import Any
 
-from dramatiq import Consumer, Message, MessageProxy, QueueJoinTimeout, QueueNotFound
+from dramatiq import Consumer, Message, MessageProxy, QueueJoinTimeout, QueueNotFound, get_encoder
 from dramatiq.common import q_name
 from dramatiq.middleware import Middleware, Retries, default_middleware
 
@@ -63,6 +63,8 @@ class StoreBroker(SignallingBroker):
         self.clock: Clock = clock if clock is not None else SystemClock()
         self.fail_fast_default = fail_fast_default
         self._lines: dict[str, Line] = {}
+        #: Whether a worker is being stopped: its consumers must not sleep for long.
+        self.is_stopping = False
         if middleware is None:
             own = RetryQueue() if retry_queue is None else retry_queue
             middleware = [own if cls is Retries else cls() for cls in default_middleware]
@@ -110,6 +112,14 @@ class StoreBroker(SignallingBroker):
         """
         if "retryq_heard" not in message.__dict__ and self._retry_queue() is not None:
             self.emit_after("process_message", message, exception=exception_of(message))
+
+    def _before_worker_boot(self, *args: Any) -> None:
+        self.is_stopping = False
+
+    def _before_worker_shutdown(self, *args: Any) -> None:
+        self.is_stopping = True
+        for line in self._lines.values():
+            line.wake_all()
 
     def _after_worker_shutdown(self, *args: Any) -> None:
         # Held for join() only, and with them every frame they came through.
@@ -215,7 +225,16 @@ class StoreBroker(SignallingBroker):
         due_at = self.clock.due_in(delay)
         # The arguments as they were sent: an actor may have changed the list that it was given.
         copy = Message.decode(claim.data)
-        copy = copy.copy(queue_name=claim.queue_name, options={**message.options, "eta": due_at})
+        # Not copy.copy(): dataclasses.replace takes as long as decoding.
+        copy = Message(
+            claim.queue_name,
+            copy.actor_name,
+            copy.args,
+            copy.kwargs,
+            {**copy.options, **message.options, "eta": due_at},
+            copy.message_id,
+            copy.message_timestamp,
+        )
         self.emit_before("enqueue", copy, delay)
         self.store.reschedule(claim, data=_encode_without_eta(copy), due_at=due_at, now=self.clock.now())
         claimed.settled = True
@@ -411,7 +430,18 @@ def _is_negative(delay: object) -> bool:
 
 def _encode(message: Message[Any]) -> bytes:
     try:
-        return message.encode()
+        # Not message.encode(): it looks up the names of the fields for each message.
+        return get_encoder().encode(
+            {
+                "queue_name": message.queue_name,
+                "actor_name": message.actor_name,
+                "args": message.args,
+                "kwargs": message.kwargs,
+                "options": message.options,
+                "message_id": message.message_id,
+                "message_timestamp": message.message_timestamp,
+            }
+        )
     except Exception as error:
         raise EncodeError(
             f"message to actor {message.actor_name!r} cannot be encoded ({type(error).__name__}: {error}): send plain "
