@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from dramatiq import ActorNotFound, Message, MessageProxy, get_encoder
+from dramatiq import Actor, ActorNotFound, Message, MessageProxy, get_encoder
 
 from ._dramatiq import exception_of, plain_message
 from .clock import MAX_DURATION, Clock, milliseconds
@@ -108,7 +108,7 @@ class DeadLetters:
     def list(
         self,
         *,
-        actor: str | None = None,
+        actor: str | Actor[..., Any] | None = None,
         queue: str | None = None,
         reason: Reason | None = None,
         error: str | type[BaseException] | None = None,
@@ -118,7 +118,7 @@ class DeadLetters:
         """The letters that match all of the filters, newest first.
 
         Args:
-            actor: the actor's name.
+            actor: the actor, or its name.
             queue: the queue's name.
             reason: one of :data:`~dramatiq_retryq.records.REASONS`.
             error: the last error's class, or its name.
@@ -131,6 +131,8 @@ class DeadLetters:
         """
         if reason is not None and reason not in REASONS:
             raise ConfigError(f"reason is {reason!r}: give one of {', '.join(REASONS)}")
+        if isinstance(actor, Actor):
+            actor = actor.actor_name
         error_name = error.__name__ if isinstance(error, type) else error
         earliest = self._instant(since)
         found: Any = []

@@ -13,8 +13,6 @@ from dramatiq.worker import ConsumerThread, WorkerThread
 from dramatiq_retryq import MemoryBroker
 from dramatiq_retryq.broker import StoreBroker
 from dramatiq_retryq.clock import VirtualClock
-from dramatiq_retryq.memory_store import MemoryStore
-from dramatiq_retryq.store import Store
 
 
 @pytest.fixture(autouse=True)
@@ -36,15 +34,6 @@ def clock() -> VirtualClock:
 @pytest.fixture
 def rng() -> random.Random:
     return random.Random(0)
-
-
-@pytest.fixture(params=["memory"])
-def store(request: pytest.FixtureRequest) -> Iterator[Store]:
-    """An empty store of each kind; its invariants hold at the end of every test."""
-    store = MemoryStore()
-    yield store
-    assert store.check() == []
-    store.close()
 
 
 @pytest.fixture

@@ -548,6 +548,10 @@ def test_a_letter_that_was_replayed_cannot_be_discarded(ledger: Ledger) -> None:
     assert ledger.broker.counts()["default"].waiting == 1
 
 
+def test_an_actor_may_be_named_by_itself(four: Ledger) -> None:
+    assert four.letters.list(actor=four.charge) == four.letters.list(actor="charge") != []
+
+
 def test_all_letters_that_match_are_discarded_and_the_others_stay(four: Ledger) -> None:
     assert four.letters.discard_all(actor="charge") == 2
     assert four.customers() == [4, 2]
