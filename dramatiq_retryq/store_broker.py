@@ -224,7 +224,9 @@ class StoreBroker(SignallingBroker):
         claim = claimed.claim
         due_at = self.clock.due_in(delay)
         # The arguments as they were sent: an actor may have changed the list that it was given.
-        copy = Message.decode(claim.data)
+        copy = plain_message(message)
+        if not _is_as_sent(copy):
+            copy = Message.decode(claim.data)
         # Not copy.copy(): dataclasses.replace takes as long as decoding.
         copy = Message(
             claim.queue_name,
@@ -426,6 +428,14 @@ def _is_negative(delay: object) -> bool:
     if isinstance(delay, timedelta):
         return delay < timedelta(0)
     return isinstance(delay, (int, float)) and not isinstance(delay, bool) and delay < 0
+
+
+def _is_as_sent(message: Message[Any]) -> bool:
+    # What a hook put among the keyword arguments, or an actor into a list, is not sent again.
+    return not message.kwargs and all(type(argument) in _SCALARS for argument in message.args)
+
+
+_SCALARS = frozenset({int, str, float, bool, type(None)})
 
 
 def _encode(message: Message[Any]) -> bytes:

@@ -117,16 +117,27 @@ def test_arguments_arrive_by_position_and_by_name(broker: Any, finish: Finish) -
     assert got == [((1, "two"), {"three": [3]})]
 
 
-def test_messages_run_in_the_order_in_which_they_were_sent(broker: Any, finish: Finish) -> None:
+def test_messages_run_in_the_order_in_which_they_were_sent(broker: Any, running: Any) -> None:
     ran: list[int] = []
+    go_on = threading.Event()
+
+    @dramatiq.actor(priority=-1)
+    def first() -> None:
+        go_on.wait(PATIENCE / 1000)
 
     @dramatiq.actor
     def work(number: int) -> None:
         ran.append(number)
 
+    first.send()
     for number in range(30):
         work.send(number)
-    finish(prefetch=30)
+    with running(broker, prefetch=31) as worker:
+        pause = threading.Event()
+        while worker.work_queue.qsize() < 30:
+            pause.wait(0.001)
+        go_on.set()
+        broker.join("default", timeout=PATIENCE)
     assert ran == list(range(30))
 
 
@@ -166,8 +177,7 @@ def test_far_off_messages_do_not_hold_back_one_that_is_due(broker: Any, running:
     for _ in range(100):
         work.send_with_options(args=(False,), delay=HOUR)
     work.send_with_options(args=(True,), delay=1)
-    with running(broker) as worker:
-        worker.delay_prefetch = 8
+    with running(broker):
         assert ran.wait(0.5)
 
 
