@@ -10,10 +10,14 @@ from typing import Literal, get_args
 from .clock import milliseconds
 from .errors import ConfigError
 
-__all__ = ["JITTERS", "Backoff", "Jitter", "Preview"]
+__all__ = ["JITTERS", "Backoff", "Jitter", "NoDice", "Preview"]
 
 Jitter = Literal["additive", "full", "equal", "decorrelated", "proportional", "none"]
 JITTERS: tuple[Jitter, ...] = get_args(Jitter)
+
+
+class NoDice(random.Random):
+    """Dice for tests: a ``Backoff`` that is handed these has no jitter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +92,8 @@ class Backoff:
     ) -> int:
         """Milliseconds before retry number ``retry``, 0 for the first. See :meth:`Policy.delay`."""
         base, cap, v = self.min_backoff, self.max_backoff, self._v(retry)
+        if isinstance(rng, NoDice):
+            return round(v)
         if self.jitter == "additive":
             delay = v + rng.uniform(0, base)
             # Rolled anew and not cut off at the cap: cut off, all late retries would fall together.

@@ -15,9 +15,12 @@ from dramatiq import Consumer, Message, MessageProxy
 from dramatiq.middleware import Middleware
 
 from .clock import Clock, milliseconds
-from .consumer import ClaimedMessage, GroupingConsumer, Line, StoreConsumer
+from .consumer import ClaimedMessage, StoreConsumer
 from .database import Synchronous
 from .errors import ConfigError, StoreUnavailable
+from .grouping import GroupingConsumer
+from .line import Line
+from .memory_journeys import MemoryJourneys
 from .memory_store import MemoryStore
 from .middleware import RetryQueue
 from .records import DeadLetter
@@ -55,7 +58,11 @@ class MemoryBroker(StoreBroker):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ConfigError(f"MemoryBroker: {name} is {value!r}: give a whole number of 1 or more, or None")
         self._memory = MemoryStore(max_messages=max_messages, max_dead_letters=max_dead_letters)
+        #: What is known of moves to and from other brokers; see :mod:`dramatiq_retryq.moving`.
+        self.journeys = MemoryJourneys(self._memory)
         self._consumed = False
+        #: Whether its messages are meant to be lost, as those of a test are.
+        self.is_left_alone = False
         self._in_place = threading.local()
         if max_messages is not None:
             # Here and not as a method: only a bounded broker is to pay for it.
@@ -69,6 +76,11 @@ class MemoryBroker(StoreBroker):
         consumer = super().consume(queue_name, prefetch, timeout)
         self._consumed = True
         return consumer
+
+    def _before_process_message(self, message: MessageProxy, *args: Any) -> None:
+        if isinstance(message, ClaimedMessage):
+            # RetryQueue has looked at the clock already.
+            self._memory.begin(message.claim, now=message.__dict__.get("started_at") or self.clock.now())
 
     def _emit_after_in_place(self, signal: str, *args: Any, **kwargs: Any) -> None:
         """Let what the middleware sends for a message that was run have its place: the next step of a pipeline, a
@@ -94,7 +106,7 @@ class MemoryBroker(StoreBroker):
 
     def _warn_of_loss(self) -> None:
         left = sum(count.waiting for count in self.counts().values())
-        if left and not self._consumed:
+        if left and not self._consumed and not self.is_left_alone:
             self.logger.warning(
                 "This process ends with %d messages in a MemoryBroker that no worker ever consumed: they are lost. "
                 "Run a worker in this process with run_worker(), or use SQLiteBroker, where other processes see them.",
@@ -105,6 +117,7 @@ class MemoryBroker(StoreBroker):
         # The messages are the parent's, which still has them; run here too they would be doubled.
         self._memory.clear()
         self._consumed = False
+        self._workers = 0
         for name in self._lines:
             self._lines[name] = Line()
 
@@ -141,6 +154,8 @@ class SQLiteBroker(StoreBroker):
     _LOOK_EVERY = 0.025
     #: After how many such looks it is seen whether processes have died: every 2 s.
     _RECOVER_EVERY = 80
+    #: After how many the counters are written, if no commit has taken them along.
+    _KEEP_EVERY = 40
 
     def __init__(
         self,
@@ -163,10 +178,9 @@ class SQLiteBroker(StoreBroker):
         if max_letter_age is not None:
             max_letter_age = milliseconds(max_letter_age, "SQLiteBroker: max_letter_age")
         self.max_crashes = max_crashes
-        self._file = SQLiteStore(
+        self.file = self._file = SQLiteStore(
             path, synchronous=synchronous, max_dead_letters=max_dead_letters, max_letter_age=max_letter_age
         )
-        self._workers = 0
         self._watcher: _Watcher | None = None
         self._consumers: weakref.WeakSet[StoreConsumer] = weakref.WeakSet()
         super().__init__(
@@ -182,14 +196,12 @@ class SQLiteBroker(StoreBroker):
 
     def _before_worker_boot(self, *args: Any) -> None:
         super()._before_worker_boot()
-        self._workers += 1
         self._recover()
         if self._watcher is None:
             self._watcher = _Watcher(self._look, self._LOOK_EVERY)
 
     def _after_worker_shutdown(self, *args: Any) -> None:
         super()._after_worker_shutdown()
-        self._workers -= 1
         if self._workers == 0 and self._watcher is not None:
             self._watcher.stop()
             self._watcher = None
@@ -199,11 +211,15 @@ class SQLiteBroker(StoreBroker):
             self._file.begin(message.claim)
 
     def _look(self, times: int) -> None:
-        """What another process may have done meanwhile: sent something, or died."""
+        """What another process may have done meanwhile: sent something, paused something, or died."""
         if times % self._RECOVER_EVERY == 0:
             self._recover()
-        if not any(line.sleepers or line.joiners for line in self._lines.values()) or not self._file.changed():
+        self._file.stamp(now=self.clock.now())
+        if times % self._KEEP_EVERY == 0:
+            self._file.keep_counts(now=self.clock.now())
+        if not self._file.changed():
             return
+        self.refresh_pauses()
         for queue_name, line in list(self._lines.items()):
             if line.sleepers:
                 next_due = self._file.next_due(queue_name)
@@ -219,7 +235,7 @@ class SQLiteBroker(StoreBroker):
             retry_queue, message = self._retry_queue(), letter.message
             if retry_queue is None:
                 return None
-            notice = retry_queue.notice(self, letter, message.options if message is not None else {})
+            notice = retry_queue.deaths.notice(self, letter, message.options if message is not None else {})
             stored = self._encoded_notice(letter, notice) if notice is not None else None
             if stored is not None and notice is not None:
                 notices.append(notice)

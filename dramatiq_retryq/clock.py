@@ -9,13 +9,16 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 from .errors import ConfigError
+from .frozen import freezer, instant_of, stands_still
 
-__all__ = ["MAX_DURATION", "Clock", "SystemClock", "VirtualClock", "milliseconds"]
+__all__ = ["MAX_DURATION", "BrokerClock", "Clock", "SystemClock", "VirtualClock", "clock_of", "milliseconds"]
 
 # time.time() is a float: 1767225600.123 * 1000 may come out as …122.9998. Half a microsecond forgives
 # that, and is far below the millisecond in which everything here is counted.
 _ROUNDING = 0.0005
 
+# In a tuple: freezegun replaces whatever attribute of a module is the real function.
+_REAL_TIME = (time.time,)
 
 #: The longest duration that is understood: a thousand years. What is added to an instant stays a small number.
 MAX_DURATION = 1_000 * 366 * 86_400_000
@@ -37,20 +40,41 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's wall clock.
 
-    ``time.time`` is looked up at each call, so time frozen by freezegun is the time here.
+    ``time.time`` is looked up at each call, so time frozen by freezegun is the time here, on every thread.
     """
 
     def now(self) -> int:
-        return int(time.time() * 1000 + _ROUNDING)
+        read = time.time
+        if read is not _REAL_TIME[0]:
+            frozen = freezer()
+            if frozen is not None:
+                return instant_of(frozen)
+        return int(read() * 1000 + _ROUNDING)
 
     def due_in(self, delay: int) -> int:
         if delay <= 0:
             return self.now()
+        if time.time is not _REAL_TIME[0]:
+            frozen = freezer()
+            if frozen is not None:
+                return instant_of(frozen, up=True) + delay
         # Rounded up: a floor here made a delayed message run up to a millisecond early.
         return math.ceil(time.time() * 1000 - _ROUNDING) + delay
 
     def sleep(self, delay: int) -> None:
         time.sleep(delay / 1000)
+
+
+class BrokerClock(SystemClock):
+    """The machine's wall clock as brokers go by it: frozen time that is ticked on by a delay has reached its end."""
+
+    def due_in(self, delay: int) -> int:
+        if time.time is not _REAL_TIME[0]:
+            frozen = freezer()
+            if frozen is not None and stands_still(frozen):
+                # Not rounded up: frozen at 0.3 ms and ticked on by 1000 ms, it would not have come to 1001.
+                return instant_of(frozen) + max(0, delay)
+        return super().due_in(delay)
 
 
 class VirtualClock:
@@ -85,6 +109,17 @@ class VirtualClock:
         """Leap to ``instant``; an instant in the past is taken as a clock that was set back."""
         with self._lock:
             self._now = instant
+
+
+_SYSTEM_CLOCK = SystemClock()
+
+
+def clock_of(broker: object) -> Clock:
+    """The clock that a broker goes by: its own if it has one, else the machine's."""
+    try:
+        return broker.clock  # type: ignore[attr-defined, no-any-return]
+    except AttributeError:
+        return _SYSTEM_CLOCK
 
 
 def milliseconds(value: Any, what: str) -> int:

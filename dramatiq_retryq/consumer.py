@@ -1,27 +1,29 @@
-"""What a worker holds of a queue: the consumer, the messages it hands out, and how it is woken."""
+"""What a worker holds of a queue: the consumer, and the messages that it hands out."""
 
 from __future__ import annotations
 
 import logging
 import math
-import os
-import socket
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from dramatiq import Consumer, Message, MessageProxy
+from dramatiq import Consumer, Message, MessageProxy, Retry
 
 from ._dramatiq import exception_of
 from .clock import Clock
 from .dead_letters import compose
+from .due import is_instant
 from .errors import ClaimLost, StoreUnavailable
+from .frozen import freezer
+from .line import Bell, Line
 from .logs import log
 from .records import Claim, DeadLetter, decode
+from .status import Paused
 from .store import Store
+from .this_process import this_process
 
-__all__ = ["ClaimedMessage", "GroupingConsumer", "Home", "Line", "StoreConsumer"]
+__all__ = ["ClaimedMessage", "Home", "SetAside", "StoreConsumer"]
 
 
 class Home(Protocol):
@@ -31,6 +33,10 @@ class Home(Protocol):
     clock: Clock
     logger: logging.Logger
     is_stopping: bool
+    paused: Paused
+    is_pausing: bool
+
+    def refresh_pauses(self) -> None: ...
 
     def bury(
         self, claim: Claim, letter: DeadLetter, exception: BaseException | None, notice: Message[Any] | None
@@ -40,11 +46,18 @@ class Home(Protocol):
 
     def bury_undecodable(self, claim: Claim, error: BaseException) -> None: ...
 
-    def is_instant(self, message: Message[Any], eta: object) -> bool: ...
-
 
 #: How many of the worker's idle timeouts a consumer with nothing to do sleeps at a stretch.
 IDLE_TIMEOUTS = 5
+
+
+#: How often (s) a consumer looks for what is due while freezegun has stopped time: moving it on wakes nobody.
+FROZEN_LOOK_EVERY = 0.01
+
+
+# A Retry, which Dramatiq's worker does not log as an error.
+class SetAside(Retry):
+    """Raised in the place of running a message whose queue or actor is paused: it waits again, as if never fetched."""
 
 
 class ClaimedMessage(MessageProxy):
@@ -56,8 +69,12 @@ class ClaimedMessage(MessageProxy):
         self.consumer = consumer
         #: Whether the claim came to its end before the worker acked.
         self.settled = False
+        #: Whether that is so because it was set aside, unrun.
+        self.set_aside = False
         # Copied, since the fallback through __getattr__ takes longer than all that is read costs to copy.
         self.options = message.options
+        self.args = message.args
+        self.kwargs = message.kwargs
         self.actor_name = message.actor_name
         self.queue_name = message.queue_name
         self.message_id = message.message_id
@@ -69,6 +86,18 @@ class ClaimedMessage(MessageProxy):
 
     def _order(self) -> tuple[int, int, int]:
         return self.claim.token, self.claim.due_at, self.claim.id
+
+    def give_back(self, paused: Paused) -> bool:
+        """Put the message back if it is paused; ``False`` if it is not."""
+        claim, consumer = self.claim, self.consumer
+        if claim.queue_name in paused.queues:
+            consumer.store.release([claim], now=consumer.clock.now())
+        elif self.actor_name in paused.actors:
+            consumer.store.hold([claim], self.actor_name, now=consumer.clock.now())
+        else:
+            return False
+        self.settled = self.set_aside = True
+        return True
 
 
 class StoreConsumer(Consumer):
@@ -86,7 +115,7 @@ class StoreConsumer(Consumer):
         self.line = line
         self.prefetch = max(1, prefetch)
         self.timeout = timeout
-        self.owner = f"{socket.gethostname()}:{os.getpid()}"
+        self.owner = this_process()
         #: Claimed, and not yet handed to the worker.
         self.buffer: deque[Claim] = deque()
         #: Handed to the worker and not yet settled, by identity. Worker threads take out what this thread put in,
@@ -100,8 +129,12 @@ class StoreConsumer(Consumer):
         #: Whether it sleeps because its window is full, or because nothing is due.
         self.wants_room = False
         self.is_resting = False
+        #: Whether its worker is being stopped: nothing more is claimed.
+        self.is_leaving = False
 
     def __next__(self) -> MessageProxy | None:
+        if self.broker.is_pausing and self.is_paused and self.buffer:
+            self.empty_buffer()
         while self.buffer or self._refill():
             claim = self.buffer.popleft()
             try:
@@ -114,19 +147,44 @@ class StoreConsumer(Consumer):
                     raise
                 self._tell_joiners()
                 continue
+            if self.broker.is_pausing and message.actor_name in self.broker.paused.actors:
+                self._set_aside(claim, message.actor_name)
+                continue
             if "eta" in message.options:
                 # It is due; the worker, seeing one, would park the message.
-                self.broker.is_instant(message, message.options.pop("eta"))
+                is_instant(message, message.options.pop("eta"), self.broker.logger)
             if message.queue_name != self.queue_name:
                 message = message.copy(queue_name=self.queue_name)
             self.outstanding[id(claim)] = claim
             return ClaimedMessage(message, claim, self)
         return None
 
+    @property
+    def is_paused(self) -> bool:
+        return self.queue_name in self.broker.paused.queues
+
+    def _set_aside(self, claim: Claim, actor_name: str) -> None:
+        """Set aside a message of a paused actor, and what else of that actor was claimed, in one move."""
+        others = [other for other in self.buffer if _actor_of(other) == actor_name]
+        try:
+            held = self.store.hold([claim, *others], actor_name, now=self.clock.now())
+        except BaseException:
+            self.buffer.appendleft(claim)  # it is given back when this consumer is closed
+            raise
+        gone = {id(other) for other in others}
+        self.buffer = deque(other for other in self.buffer if id(other) not in gone)
+        if held <= len(others):
+            self.broker.refresh_pauses()  # resumed, perhaps, and nobody looks on this process's behalf
+        self._tell_joiners()
+
     def _refill(self) -> bool:
         """Claim what is due; if nothing is, wait for it once. ``False`` if there still is nothing."""
         if self._claim():
             return True
+        if self.is_leaving:
+            self.line.wake_another(self)  # the last to wake this one may have meant somebody who can take it
+            self._wait(self.timeout / 1000)
+            return False
         sleepers = self.line.sleepers
         self.wakes_at = math.inf
         self.wants_room = self.is_resting = True
@@ -137,14 +195,16 @@ class StoreConsumer(Consumer):
                 return True
             seconds = self.timeout / 1000
             if len(self.outstanding) <= self.low:
-                next_due = self.store.next_due(self.queue_name)
+                next_due = None if self.is_paused else self.store.next_due(self.queue_name)
                 if next_due is None:
                     # Longer than the worker asked, or 200 idle queues cost half a percent of a CPU; cut short when a
-                    # worker stops. Not where something waits: if time is frozen, moving it on wakes nobody.
+                    # worker stops. Not where something waits: the clock may be set.
                     seconds *= 1 if self.broker.is_stopping else IDLE_TIMEOUTS
                 else:
                     self.wakes_at = next_due
                     seconds = min(seconds, max(0, next_due - self.clock.now()) / 1000)
+                    if freezer() is not None:
+                        seconds = min(seconds, FROZEN_LOOK_EVERY)
             else:
                 self.is_resting = False
                 sleepers.remove(self)  # nothing to be woken for but room in its own window
@@ -155,9 +215,18 @@ class StoreConsumer(Consumer):
                 sleepers.remove(self)
         return self._claim()
 
+    def leave(self) -> None:
+        """Claim nothing more: the worker is being stopped.
+
+        Its threads still take what they are given within their timeout. So an actor that was interrupted by the
+        shutdown would be begun again by the same worker, and nobody would tell it a second time.
+        """
+        self.is_leaving = True
+        self.bell.ring()
+
     def _claim(self) -> bool:
         outstanding = len(self.outstanding)
-        if outstanding > self.low:
+        if outstanding > self.low or self.is_leaving or (self.broker.is_pausing and self.is_paused):
             return False
         room = self.prefetch - outstanding
         claims = self.store.claim(self.queue_name, now=self.clock.now(), limit=room, owner=self.owner)
@@ -200,7 +269,9 @@ class StoreConsumer(Consumer):
         self._tell_joiners()
 
     def _tell_joiners(self) -> None:
-        if self.line.joiners and not self.outstanding and not self.buffer and self.store.is_idle(self.queue_name):
+        if not self.line.joiners or self.outstanding or self.buffer:
+            return
+        if self.store.is_idle(self.queue_name, paused=self.is_paused):
             self.line.notify_joiners()
 
     def _wait(self, seconds: float) -> None:
@@ -212,6 +283,9 @@ class StoreConsumer(Consumer):
 
     def close(self) -> None:
         """Give back what was claimed and not handed out. What a worker still runs stays claimed."""
+        self.empty_buffer()
+
+    def empty_buffer(self) -> None:
         self._release(list(self.buffer))
         self.buffer.clear()
 
@@ -221,6 +295,13 @@ class StoreConsumer(Consumer):
             self.outstanding.pop(id(claim), None)
         # Also where nothing was released: a wake-up meant for another may have reached this one.
         self.line.wake_another(self)
+
+
+def _actor_of(claim: Claim) -> str | None:
+    try:
+        return decode(claim.data).actor_name
+    except Exception:
+        return None
 
 
 def _insist(bury: Callable[[], object]) -> None:
@@ -241,156 +322,3 @@ def _insist(bury: Callable[[], object]) -> None:
         except Exception as error:
             if is_last:
                 raise StoreUnavailable(f"a message cannot be buried: {type(error).__name__}") from error
-
-
-class GroupingConsumer(StoreConsumer):
-    """A consumer over a store where each commit costs: while there is more to do, acks are committed in groups.
-
-    An ack waits for others no longer than 50 ms, and not at all while nothing else is due. If the process is killed
-    meanwhile, its message is delivered again; an orderly stop commits what is left.
-    """
-
-    #: Commit when so many acks have come together.
-    GROUP = 8
-    #: How long (s) an ack may wait for others.
-    PATIENCE = 0.05
-
-    def __init__(self, broker: Home, queue_name: str, line: Line, prefetch: int, timeout: int) -> None:
-        super().__init__(broker, queue_name, line, prefetch, timeout)
-        self.acked: deque[Claim] = deque()
-        self.is_closed = False
-        #: Whether the last acks could not be committed.
-        self.is_stuck = False
-        # In larger groups than where a claim costs nothing.
-        self.low = self.prefetch - max(1, self.prefetch // 2)
-
-    def ack(self, message: MessageProxy) -> None:
-        claimed: ClaimedMessage = message  # type: ignore[assignment]
-        consumer: GroupingConsumer = claimed.consumer  # type: ignore[assignment]
-        if exception_of(message) is not None:
-            self.broker.conclude(message)
-            if message.failed:
-                return self.nack(message)
-        if not claimed.settled:
-            claimed.settled = True
-            consumer.acked.append(claimed.claim)
-        consumer.done(claimed.claim)
-        if consumer.is_resting or consumer.is_closed or len(consumer.acked) >= self.GROUP:
-            consumer.commit_acks()
-
-    def done(self, claim: Claim) -> None:
-        self.store.end(claim)
-        super().done(claim)
-
-    def commit_acks(self) -> None:
-        """Commit the acks that have come together; if that cannot be done now, they are kept."""
-        claims: list[Claim] = []
-        while self.acked:
-            try:
-                claims.append(self.acked.popleft())
-            except IndexError:  # another thread was faster
-                break
-        if not claims:
-            return
-        try:
-            lost = self.store.finish_many(claims)
-        except BaseException as error:
-            self.acked.extendleft(reversed(claims))
-            if not isinstance(error, StoreUnavailable):
-                raise
-            if not self.is_stuck:  # said once, and not every 50 ms for as long as the disk is full
-                text = "%d messages are done and could not be acked yet: %s"
-                log(self.broker.logger, "warning", text, len(claims), error)
-            self.is_stuck = True
-            return
-        self.is_stuck = False
-        for claim in lost:
-            text = "Entry %d was done, but its claim was lost: it may run again."
-            log(self.broker.logger, "warning", text, claim.id)
-        self._tell_joiners()
-
-    def _claim(self) -> bool:
-        self.commit_acks()
-        return super()._claim()
-
-    def _wait(self, seconds: float) -> None:
-        if self.outstanding:
-            seconds = min(seconds, self.PATIENCE)
-        super()._wait(seconds)
-        self.commit_acks()
-
-    def close(self) -> None:
-        self.is_closed = True
-        self.commit_acks()
-        super().close()
-
-
-class Line:
-    """Who waits for what in one queue."""
-
-    __slots__ = ("_condition", "first_death", "joiners", "sleepers")
-
-    def __init__(self) -> None:
-        self.sleepers: list[StoreConsumer] = []
-        self.joiners = 0
-        #: The letter and the exception of the first death that join() has to raise.
-        self.first_death: tuple[str, BaseException] | None = None
-        self._condition = threading.Condition()
-
-    def wake_one(self) -> None:
-        """Something is due now."""
-        for sleeper in list(self.sleepers):
-            if sleeper.bell.ring():
-                return
-
-    def wake_another(self, consumer: StoreConsumer) -> None:
-        """Something may be due that ``consumer`` cannot take."""
-        for sleeper in list(self.sleepers):
-            if sleeper is not consumer and sleeper.bell.ring():
-                return
-
-    def wake_before(self, due_at: int) -> None:
-        """Something is due at ``due_at``: whoever means to sleep longer must think again."""
-        for sleeper in list(self.sleepers):
-            if sleeper.wakes_at > due_at:
-                sleeper.bell.ring()
-
-    def wake_all(self) -> None:
-        for sleeper in list(self.sleepers):
-            sleeper.bell.ring()
-
-    def wait_until(self, is_so: Callable[[], bool], seconds: float) -> bool:
-        """Wait for a condition on which :meth:`notify_joiners` is called; ``False`` if the time is over first."""
-        with self._condition:
-            self.joiners += 1
-            try:
-                # Not a deadline of our own: time.monotonic() stands still under freezegun, threading's does not.
-                return self._condition.wait_for(is_so, None if seconds == math.inf else seconds)
-            finally:
-                self.joiners -= 1
-
-    def notify_joiners(self) -> None:
-        with self._condition:
-            self._condition.notify_all()
-
-
-class Bell:
-    """Wakes one thread; rung while nobody waits, it wakes the next one that does."""
-
-    __slots__ = ("_silent",)
-
-    def __init__(self) -> None:
-        # A bare lock: an Event or Condition makes a new one for every wait, and with 200 idle queues that is seen.
-        self._silent = threading.Lock()
-        self._silent.acquire()
-
-    def ring(self) -> bool:
-        """Wake the waiter. ``False`` if the bell was rung already."""
-        try:
-            self._silent.release()
-        except RuntimeError:
-            return False
-        return True
-
-    def wait(self, seconds: float) -> None:
-        self._silent.acquire(timeout=seconds)

@@ -7,7 +7,6 @@ their own would wait by polling, and whoever gets the turn commits for all that 
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import os
 import random
@@ -17,11 +16,12 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
+from .database_file import checked_path, create, inode_of
 from .errors import ConfigError, RetryQueueError, StoreUnavailable
+from .turn import Turn
 
 __all__ = ["Database", "Synchronous"]
 
@@ -31,14 +31,8 @@ Synchronous = Literal["normal", "full"]
 
 #: "RetQ": what marks a file as ours in ``PRAGMA application_id``.
 APPLICATION_ID = 0x52657451
-#: RETURNING came with it.
-OLDEST_SQLITE = (3, 35, 0)
 #: How many moves one transaction carries at the most.
 MAX_GROUP = 256
-
-_NETWORK_FILE_SYSTEMS = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "fuse.sshfs", "glusterfs", "ceph"}
-)
 
 
 class _Write(Generic[T]):
@@ -81,7 +75,7 @@ class Database:
     ) -> None:
         if synchronous not in ("normal", "full"):
             raise ConfigError(f'synchronous is {synchronous!r}: give "normal" or "full"')
-        self.path = _checked_path(path)
+        self.path = checked_path(path)
         self._migrations = migrations
         self._synchronous = synchronous
         self._patience = patience
@@ -94,7 +88,7 @@ class Database:
         self._reader: sqlite3.Connection | None
         self._forget()
         try:
-            _create(self.path)
+            create(self.path)
             self._open_writer()
         except sqlite3.Error as error:
             raise self._explained(error) from error
@@ -149,7 +143,7 @@ class Database:
 
     def _write_alone(self, connection: sqlite3.Connection, move: Callable[[sqlite3.Connection], T]) -> T:
         self._check_file()
-        self._take_turn()
+        self._turn.take()
         try:
             try:
                 return move(connection)
@@ -160,20 +154,7 @@ class Database:
         except sqlite3.Error as error:
             raise self._explained(error) from error
         finally:
-            self._end_turn()
-
-    def _take_turn(self) -> None:
-        """Queue with the writers of other processes: the kernel wakes them one after another.
-
-        Whoever polls for SQLite's own lock finds it taken again and again while others write flat out, above all where
-        each commit waits for the disk. This lock decides who is next and nothing else: without it all stays safe.
-        """
-        if self._turn is not None:
-            fcntl.flock(self._turn, fcntl.LOCK_EX)
-
-    def _end_turn(self) -> None:
-        if self._turn is not None:
-            fcntl.flock(self._turn, fcntl.LOCK_UN)
+            self._turn.end()
 
     def _commit_group(self, own: _Write[Any]) -> None:
         tasks: list[_Write[Any]] = []
@@ -206,11 +187,11 @@ class Database:
         if connection is None:
             self._check_open()
             connection = self._open_writer()
-        self._take_turn()
+        self._turn.take()
         try:
             self._commit_in_turn(connection, tasks)
         finally:
-            self._end_turn()
+            self._turn.end()
 
     def _commit_in_turn(self, connection: sqlite3.Connection, tasks: list[_Write[Any]]) -> None:
         self._patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
@@ -257,7 +238,7 @@ class Database:
                 pause = self._rng.uniform(0.0002, 0.001)
             else:
                 pause = 0.005
-                self._end_turn()  # so that the others' patience runs too
+                self._turn.end()  # so that the others' patience runs too
             self._sleep(pause)
             waited += pause
 
@@ -289,17 +270,14 @@ class Database:
         self._reading = threading.Lock()
         self._waiting: deque[_Write[Any]] = deque()
         self._writer = self._reader = None
-        #: The descriptor of the file beside the database whose lock is the turn to write.
-        self._turn: int | None = None
+        self._turn = Turn(f"{self.path}-turn", self._sleep, self._rng)
 
     def _close_connections(self) -> None:
         for connection in (self._reader, self._writer):
             if connection is not None:
                 connection.close()
         self._reader = self._writer = None
-        if self._turn is not None:
-            os.close(self._turn)
-            self._turn = None
+        self._turn.close()
 
     def _connect(self) -> sqlite3.Connection:
         # mode=rw: the file is there. One that SQLite made itself, in the place of one that was deleted, would be empty
@@ -326,11 +304,11 @@ class Database:
             if version < len(self._migrations):
                 self._migrate(connection)
             if self._inode is None:
-                self._inode = _inode(self.path)
+                self._inode = inode_of(self.path)
         except BaseException:
             connection.close()
             raise
-        self._turn = _open_turn(f"{self.path}-turn")
+        self._turn.open()
         self._writer = connection
         return connection
 
@@ -420,75 +398,3 @@ _ADVICE = (
 
 def _is_locked(error: sqlite3.OperationalError) -> bool:
     return "locked" in str(error) or "busy" in str(error)
-
-
-def _checked_path(path: str | os.PathLike[str]) -> str:
-    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
-        raise ConfigError(
-            f"Python's sqlite3 has SQLite {sqlite3.sqlite_version}, and 3.35 or newer is needed: use a newer Python"
-        )
-    if not isinstance(path, (str, os.PathLike)):
-        raise ConfigError(f"path is {path!r}: give the path of a file")
-    text = os.fspath(path)
-    if not text or text == ":memory:" or text.startswith("file:"):
-        raise ConfigError(f"path is {text!r}: give the path of a file; for a broker in memory use MemoryBroker")
-    # One name for all processes, however they came to it: the files beside the database are named after it.
-    text = os.path.realpath(text)
-    directory = os.path.dirname(text)
-    if not os.path.isdir(directory):
-        raise StoreUnavailable(f"{text}: there is no directory {directory}: create it first")
-    if os.path.isdir(text):
-        raise ConfigError(f"path is {text!r}, a directory: give the path of a file")
-    file_system = _file_system(directory)
-    if file_system in _NETWORK_FILE_SYSTEMS:
-        raise ConfigError(
-            f"{text} is on a network file system ({file_system}), where SQLite's locks cannot be trusted: "
-            "use a local disk"
-        )
-    return text
-
-
-def _create(path: str) -> None:
-    """Make the file if it is not there, and see that only its owner can read it; SQLite's side files follow it."""
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    except FileExistsError:
-        if os.stat(path).st_mode & 0o077:
-            for name in (path, f"{path}-wal", f"{path}-shm", f"{path}-turn"):
-                if os.path.exists(name):
-                    try:
-                        os.chmod(name, 0o600)
-                    except PermissionError:
-                        pass  # another user's file: whether it may be used at all, SQLite will say
-    except OSError as error:
-        raise StoreUnavailable(f"{path} cannot be made: {error.strerror}") from error
-
-
-def _open_turn(path: str) -> int | None:
-    try:
-        return os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
-    except OSError:
-        return None  # fair it is without it too, only slower
-
-
-def _inode(path: str) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_ino, found.st_dev
-
-
-def _file_system(directory: str) -> str | None:
-    """The kind of file system a directory is on, where the system tells (Linux)."""
-    try:
-        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        device = os.stat(directory).st_dev
-    except OSError:
-        return None
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    for mount in mounts:
-        fields = mount.split()
-        if len(fields) > 6 and fields[2] == wanted and "-" in fields:
-            return fields[fields.index("-") + 1]
-    return None

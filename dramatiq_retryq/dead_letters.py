@@ -10,16 +10,19 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from dramatiq import Actor, ActorNotFound, Message, MessageProxy, get_encoder
+from dramatiq import Actor, ActorNotFound, Broker, Message, MessageProxy, get_encoder
 
 from ._dramatiq import exception_of, plain_message
-from .clock import MAX_DURATION, Clock, milliseconds
+from .clock import MAX_DURATION, Clock, clock_of, milliseconds
 from .errors import ConfigError, LetterNotFound
 from .history import Redact, describe, full_traceback
-from .records import REASONS, DeadLetter, Reason
+from .hops import HOP_OPTION, REDELIVERED_OPTION
+from .records import REASONS, Claim, DeadLetter, ErrorInfo, Reason
+from .shelf import DueAt, Shelf, StoreShelf
+from .side import side_of
 from .store import Store
 
-__all__ = ["LETTER_OPTION", "DeadLetters", "compose", "renewed"]
+__all__ = ["LETTER_OPTION", "DeadLetters", "compose", "is_as_sent", "renewed", "undecodable"]
 
 #: The option that marks a message to a dead-letter actor, holding the letter's id. The death of such a message
 #: is told to no dead-letter actor: two that fail would write to each other for ever.
@@ -60,11 +63,24 @@ def compose(
     )
 
 
+def undecodable(claim: Claim, error: BaseException, *, now: int) -> DeadLetter:
+    """The dead letter of a payload that is no message."""
+    return DeadLetter(
+        id=str(claim.id),
+        reason="undecodable",
+        queue_name=claim.queue_name,
+        actor_name=None,
+        died_at=now,
+        # The class only: a decoder's error quotes the payload.
+        error=ErrorInfo(type=type(error).__name__, message="the payload is no message"),
+        data=claim.data,
+    )
+
+
 def _encoded(message: Message[Any], stored: bytes | None) -> bytes:
     """The message with its history as bytes; the stored payload where that cannot be had."""
     try:
-        original = Message.decode(stored) if stored is not None else message
-        # The arguments as they were sent: an actor may have changed the list that it was given.
+        original = message if stored is None or is_as_sent(message) else Message.decode(stored)
         # Not original.copy(): dataclasses.replace takes as long as decoding.
         fields = original.asdict()
         fields["options"] = {**original.options, **message.options}
@@ -73,10 +89,21 @@ def _encoded(message: Message[Any], stored: bytes | None) -> bytes:
         return stored if stored is not None else repr(message.message_id).encode()
 
 
+def is_as_sent(message: Message[Any]) -> bool:
+    """Whether its arguments cannot be others than those that were sent, so that nobody has to decode these again.
+
+    An actor may change a list that it was given, and a hook may put something among the keyword arguments.
+    """
+    return not message.kwargs and all(type(argument) in _SCALARS for argument in message.args)
+
+
+_SCALARS = frozenset({int, str, float, bool, type(None)})
+
+
 def renewed(message: Message[Any], *, now: int) -> Message[Any]:
     """A dead message as it is sent again: a new budget of retries and a new age, its history kept."""
     options = dict(message.options)
-    for spent in ("retries", "snoozes", "traceback", "requeue_timestamp", "eta"):
+    for spent in ("retries", "snoozes", "traceback", "requeue_timestamp", "eta", HOP_OPTION, REDELIVERED_OPTION):
         options.pop(spent, None)
     replays = options.get("replays", 0)
     options["replays"] = (replays if isinstance(replays, int) else 0) + 1
@@ -92,15 +119,34 @@ class DeadLetters:
     """
 
     def __init__(self, store: Store, clock: Clock, wake: Callable[[str, int], None]) -> None:
-        self._store = store
+        self._shelf: Shelf = StoreShelf(store, wake)
         self._clock = clock
-        self._wake = wake
+
+    @classmethod
+    def on(cls, shelf: Shelf, clock: Clock) -> DeadLetters:
+        """The dead letters that lie on a shelf."""
+        letters = cls.__new__(cls)
+        letters._shelf = shelf
+        letters._clock = clock
+        return letters
+
+    @classmethod
+    def of(cls, broker: Broker) -> DeadLetters:
+        """The dead letters of any broker that keeps some: ours, ``RedisBroker``, ``RabbitmqBroker``, ``StubBroker``.
+
+        Raises:
+            ConfigError: another kind of broker.
+        """
+        own = getattr(broker, "dead_letters", None)
+        if isinstance(own, DeadLetters):
+            return own
+        return cls.on(side_of(broker).shelf, clock_of(broker))
 
     def __iter__(self) -> Iterator[DeadLetter]:
-        return self._store.letters()
+        return self._shelf.letters()
 
     def __len__(self) -> int:
-        return sum(count.dead for count in self._store.counts(now=self._clock.now()).values())
+        return self._shelf.count(now=self._clock.now())
 
     def __repr__(self) -> str:
         return f"<DeadLetters: {len(self)}>"
@@ -136,17 +182,18 @@ class DeadLetters:
         error_name = error.__name__ if isinstance(error, type) else error
         earliest = self._instant(since)
         found: Any = []
-        for letter in self:
-            if limit is not None and len(found) >= limit:
-                break
+        if limit is not None and limit <= 0:
+            return found  # type: ignore[no-any-return]
+        for letter in self if queue is None else self._shelf.letters(queue):
             if (
                 (actor is None or letter.actor_name == actor)
-                and (queue is None or letter.queue_name == queue)
                 and (reason is None or letter.reason == reason)
                 and (error_name is None or (letter.error is not None and letter.error.type == error_name))
                 and (earliest is None or letter.died_at >= earliest)
             ):
                 found.append(letter)
+                if limit is not None and len(found) >= limit:
+                    break
         return found  # type: ignore[no-any-return]
 
     def get(self, letter_id: str) -> DeadLetter:
@@ -155,7 +202,7 @@ class DeadLetters:
         Raises:
             LetterNotFound: it is not among the dead (any more).
         """
-        return self._store.letter(str(letter_id))
+        return self._shelf.letter(str(letter_id))
 
     def one(self, **filters: Any) -> DeadLetter:
         """The only letter that matches the filters of :meth:`list`.
@@ -180,11 +227,13 @@ class DeadLetters:
 
         Raises:
             LetterNotFound: somebody else replayed or discarded it.
+            LetterTooNew: a newer version of this package wrote it.
         """
         if not isinstance(letter, DeadLetter):
             letter = self.get(letter)
         due_at = self._clock.due_in(milliseconds(delay, "delay"))
-        self._revive(letter, due_at)
+        if not self._revive([letter], lambda n: due_at):
+            raise LetterNotFound(letter.id)
         return letter
 
     def replay_all(self, *, rate: float | None = None, **filters: Any) -> int:
@@ -203,15 +252,7 @@ class DeadLetters:
         if rate is not None and len(letters) * 1000 / rate > MAX_DURATION:
             raise ConfigError(f"rate is {rate!r}: {len(letters)} messages would take more than a thousand years")
         start = self._clock.due_in(0)
-        replayed = 0
-        for letter in reversed(letters):
-            due_at = start if rate is None else start + int(replayed * 1000 / rate)
-            try:
-                self._revive(letter, due_at)
-            except LetterNotFound:
-                continue
-            replayed += 1
-        return replayed
+        return self._revive(letters[::-1], lambda n: start if rate is None else start + int(n * 1000 / rate))
 
     def discard(self, letter: DeadLetter | str) -> None:
         """Drop a letter for good.
@@ -219,30 +260,23 @@ class DeadLetters:
         Raises:
             LetterNotFound: somebody else replayed or discarded it.
         """
-        self._store.discard(letter.id if isinstance(letter, DeadLetter) else str(letter))
+        letter_id = letter.id if isinstance(letter, DeadLetter) else str(letter)
+        if not self._shelf.discard([letter_id]):
+            raise LetterNotFound(letter_id)
 
     def discard_all(self, **filters: Any) -> int:
         """Drop all letters that match the filters of :meth:`list`. Returns how many this call dropped."""
-        discarded = 0
-        for letter in self.list(**filters):
-            try:
-                self.discard(letter)
-            except LetterNotFound:
-                continue
-            discarded += 1
-        return discarded
+        return self._shelf.discard([letter.id for letter in self.list(**filters)])
 
-    def _revive(self, letter: DeadLetter, due_at: int) -> None:
+    def _revive(self, wanted: Sequence[DeadLetter], due_at: DueAt) -> int:
         now = self._clock.now()
-        # As it lies there now: the one in hand may be from before the last replay, and its history shorter.
-        lying = self.get(letter.id)
-        if lying.message_id != letter.message_id:
-            raise LetterNotFound(letter.id)
-        letter, message = lying, lying.message
-        # What could not be decoded goes back as it is: perhaps the right encoder is in place by now.
-        data = letter.data if message is None else renewed(message, now=now).encode()
-        self._store.revive(letter.id, data=data, due_at=due_at, now=now)
-        self._wake(letter.queue_name, due_at)
+
+        def renew(lying: DeadLetter) -> Message[Any] | None:
+            # What could not be decoded goes back as it is: perhaps the right encoder is in place by now.
+            message = lying.message
+            return None if message is None else renewed(message, now=now)
+
+        return len(self._shelf.revive(wanted, renew, due_at=due_at, now=now))
 
     def _instant(self, since: int | datetime | timedelta | None) -> int | None:
         if since is None or (isinstance(since, int) and not isinstance(since, bool)):

@@ -6,10 +6,19 @@
     ├── ConfigError                 an option that makes no sense; also a MiddlewareError and a ValueError
     ├── QueueFull                   max_messages is reached, nothing was stored
     ├── EncodeError                 a message that its encoder refuses; also a TypeError
-    ├── StoreUnavailable            the file cannot be used now; also what Dramatiq calls a lost connection
+    ├── StoreUnavailable            the file or server cannot be used now; also what Dramatiq calls a lost connection
     ├── ClaimLost                   a move on a claim that is no longer held
     ├── LetterNotFound              no dead letter with that id (any more); also a LookupError
+    ├── LetterTooNew                a dead letter that a newer version of this package wrote
+    ├── MessageNotFound             no message with that id waits (any more); also a LookupError
+    ├── NotSupported                this broker cannot tell or do that; also a NotImplementedError
     ├── MessageDied                 raised by join() for a death whose own exception is gone
+    ├── MoveRefused                 a move to another broker that cannot begin; nothing was moved
+    ├── MoveInterrupted             a move that broke off on its way, and goes on where it is called again
+    ├── KitError                    the testing kit is asked for what it cannot do
+    ├── UnknownActor                no such actor on the broker under test; also a KitError and a LookupError
+    ├── Runaway                     drain() has met its limit, and there is more; also a KitError
+    ├── LeftoverMessages            a test forgot what it sent; also a KitError and an AssertionError
     ├── MissingExtra                an optional dependency is not installed; also an ImportError
     ├── GiveUp                      raised by an actor: no more attempts
     └── Snooze                      raised by an actor: later, without using up an attempt; also a dramatiq.Retry
@@ -28,13 +37,22 @@ __all__ = [
     "ConfigError",
     "EncodeError",
     "GiveUp",
+    "KitError",
+    "LeftoverMessages",
     "LetterNotFound",
+    "LetterTooNew",
     "MessageDied",
+    "MessageNotFound",
     "MissingExtra",
+    "MoveInterrupted",
+    "MoveRefused",
+    "NotSupported",
     "QueueFull",
     "RetryQueueError",
+    "Runaway",
     "Snooze",
     "StoreUnavailable",
+    "UnknownActor",
 ]
 
 
@@ -77,7 +95,10 @@ class ClaimLost(RetryQueueError):
 
 # A ConnectionClosed, on which Dramatiq's worker waits and tries again.
 class StoreUnavailable(RetryQueueError, ConnectionClosed):
-    """The store cannot be used: the disk is full, the file is damaged, locked or gone. Nothing was changed."""
+    """The store cannot be used: the disk is full, the file is damaged, locked or gone, the server does not answer.
+
+    Nothing was changed.
+    """
 
     def __init__(self, text: str) -> None:
         super().__init__(text)  # type: ignore[no-untyped-call]
@@ -94,8 +115,65 @@ class LetterNotFound(RetryQueueError, LookupError):
         return type(self), (self.letter_id,)
 
 
+class LetterTooNew(RetryQueueError):
+    """A newer version of this package wrote this dead letter; this one cannot replay it, and left it as it is."""
+
+    def __init__(self, letter_id: str, version: int, known: int) -> None:
+        self.letter_id = letter_id
+        self.version = version
+        self.known = known
+        super().__init__(
+            f"dead letter {letter_id!r} is of form {version}, and this version of dramatiq_retryq understands forms up "
+            f"to {known}: upgrade it here to replay the letter; it stays where it is"
+        )
+
+    def __reduce__(self) -> tuple[type[LetterTooNew], tuple[str, int, int]]:
+        return type(self), (self.letter_id, self.version, self.known)
+
+
+class MessageNotFound(RetryQueueError, LookupError):
+    """No message with this id waits: a worker has taken it, or it is done, dead or cancelled, or never existed."""
+
+    def __init__(self, message_id: str) -> None:
+        self.message_id = message_id
+        super().__init__(
+            f"no message with id {message_id!r} waits: it is being run, done, dead or cancelled, or never existed"
+        )
+
+    def __reduce__(self) -> tuple[type[MessageNotFound], tuple[str]]:
+        return type(self), (self.message_id,)
+
+
+class NotSupported(RetryQueueError, NotImplementedError):
+    """This broker cannot tell or do that. The text is one sentence for people."""
+
+
 class MessageDied(RetryQueueError):
     """Raised by ``join(fail_fast=True)`` when a message died and its own exception is gone."""
+
+
+class MoveRefused(RetryQueueError):
+    """A move to another broker cannot begin: another one is under way, or has not been ended. Nothing was moved."""
+
+
+class MoveInterrupted(RetryQueueError):
+    """A move to another broker broke off. Nothing is lost: the same call goes on with it."""
+
+
+class KitError(RetryQueueError):
+    """The testing kit is asked for what it cannot do. The text says what to do in its place."""
+
+
+class UnknownActor(KitError, LookupError):
+    """No actor of that name is declared on the broker under test, or it is one of another broker."""
+
+
+class Runaway(KitError):
+    """``drain()`` has run as many messages as its limit says, and there is more to run."""
+
+
+class LeftoverMessages(KitError, AssertionError):
+    """A test ended with messages that it sent and never ran."""
 
 
 class MissingExtra(RetryQueueError, ImportError):

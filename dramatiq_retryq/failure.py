@@ -1,41 +1,23 @@
-"""One failed attempt: steps 3 to 6 of the story that :mod:`dramatiq_retryq.middleware` tells."""
+"""One failed attempt: steps 3 to 5 of the story that :mod:`dramatiq_retryq.middleware` tells."""
 
 from __future__ import annotations
 
 import functools
-import os
-import random
-import socket
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from dramatiq import ActorNotFound, Broker, Message, MessageProxy, Retry
 from dramatiq.middleware import Shutdown
 
 from ._dramatiq import plain_message
-from .clock import Clock
 from .errors import ClaimLost, Snooze
-from .history import Redact, append, describe, last_number, short_traceback
+from .handler import Handler, who
+from .history import append, describe, last_number, short_traceback
 from .options import actor_name_of, retries_of
 from .policy import Settings, decide
 from .records import Attempt, Decision, ErrorInfo, RetryIn
+from .this_process import this_process
 
-__all__ = ["Failure", "Handler", "who"]
-
-
-class Handler(Protocol):
-    """What a failure wants of the middleware that handles it."""
-
-    redact: Redact | None
-    rng: random.Random
-
-    def clock_of(self, broker: Broker) -> Clock: ...
-
-    def settings_of(self, broker: Broker, message: MessageProxy) -> tuple[Settings, str | None]: ...
-
-    def persist(self, broker: Broker, store: Callable[[], object]) -> None: ...
-
-    def log(self, level: str, text: str, *args: object, **kwargs: Any) -> None: ...
+__all__ = ["Failure"]
 
 
 class Failure:
@@ -53,7 +35,8 @@ class Failure:
         self.message = message
         self.error = error
         self.options = dict(message.options)
-        self._is_settled = False
+        #: What was decided and carried out; ``None`` until then.
+        self.settled: Decision | None = None
         self._info: ErrorInfo | None = None
 
     def handle(self, started_at: int | None) -> None:
@@ -64,7 +47,7 @@ class Failure:
         Args:
             started_at: when the attempt started, in ms since the epoch; now, if that is not known.
         """
-        if self._is_settled:
+        if self.settled is not None:
             return
         message, options = self.message, dict(self.options)
         now = self.handler.clock_of(self.broker).now()
@@ -82,14 +65,14 @@ class Failure:
         message.options.clear()
         message.options.update(options)
         if isinstance(decision, RetryIn):
-            self.handler.persist(self.broker, functools.partial(self._store, decision.delay))
-            self._is_settled, message.failed = True, False
+            self.handler.persist(self.broker, functools.partial(self._store, decision))
+            self.settled, message.failed = decision, False
             self._log_retry(decision, settings)
         else:
             message.__dict__["retryq_reason"] = decision.reason
             if decision.reason == "exhausted":
                 self._tell_exhausted(settings)
-            self._is_settled = True
+            self.settled = decision
         problem = problem or decision.problem
         if problem:
             self.handler.log("error", "While handling a failure of %s: %s.", who(message), problem)
@@ -112,7 +95,7 @@ class Failure:
                 message=info.message,
                 place=info.place,
                 delay=decision.delay if isinstance(decision, RetryIn) else None,
-                worker=_worker_name(),
+                worker=this_process(),
             ),
         )
         if isinstance(decision, RetryIn) or decision.reason != "rejected":
@@ -120,15 +103,20 @@ class Failure:
             options["traceback"] = short_traceback(self.error, info)
             options["requeue_timestamp"] = now
 
-    def _store(self, delay: int) -> None:
+    def _store(self, decision: RetryIn) -> None:
+        delay = decision.delay
         reschedule = getattr(self.broker, "reschedule", None)
         if reschedule is not None and "claim" in self.message.__dict__:
             try:
-                reschedule(self.message, delay=delay)
+                reschedule(self.message, delay=delay, outcome="retried" if decision.uses_attempt else "snoozed")
             except ClaimLost:
                 # Moved by an earlier call that raised after it had written, or recovered by another process that took
                 # this one for dead: either way it waits, and is no longer this worker's to bury.
                 self.message.__dict__["settled"] = True
+            return
+        side = self.handler.side_of(self.broker)
+        if side is not None:
+            side.reschedule(self.message, delay=delay)
         else:
             # No delay rather than one of 0: that would go through the delay queue and a worker's memory.
             self.broker.enqueue(plain_message(self.message).copy(), delay=delay or None)
@@ -198,16 +186,3 @@ def _previous_delay(attempts: Any) -> int | None:
     except (TypeError, KeyError, IndexError):
         return None
     return delay if isinstance(delay, int) else None
-
-
-def who(message: MessageProxy) -> str:
-    return f"message {message.message_id} of actor {message.actor_name}"
-
-
-@functools.cache
-def _worker_name() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_worker_name.cache_clear)

@@ -44,8 +44,11 @@ MAX_FRAMES = 30
 #: Takes secrets out of a text before it is stored or logged.
 Redact = Callable[[str], str]
 
-# An attempt of the greatest size, its texts being nothing but characters that JSON writes as two \uXXXX.
-_LARGEST_ENTRY = 12 * (MAX_TEXT + 300) + 1024
+# JSON writes a character as at most \uXXXX, and one beyond the first plane as two of these.
+_WIDEST_ASCII, _WIDEST = 6, 12
+# The names, the punctuation and four numbers of an attempt.
+_FRAME = 256
+_FIELDS = 8
 
 
 def describe(error: BaseException, redact: Redact | None = None) -> ErrorInfo:
@@ -136,8 +139,8 @@ def append(options: dict[str, Any], attempt: Attempt) -> None:
     attempts.append(attempt.asdict())
     if len(attempts) > MAX_ENTRIES:
         del attempts[1 : len(attempts) - MAX_ENTRIES + 1]
-    # Measured only where it can be too much: weighing costs more than all the rest.
-    if len(attempts) * _LARGEST_ENTRY > MAX_BYTES:
+    # Weighed only where it can be too much: that costs more than all the rest.
+    if sum(map(_at_most, attempts)) > MAX_BYTES:
         sizes = [len(json.dumps(entry, default=str)) + 1 for entry in attempts]
         while sum(sizes) > MAX_BYTES and len(attempts) > 2:
             del attempts[1], sizes[1]
@@ -145,6 +148,19 @@ def append(options: dict[str, Any], attempt: Attempt) -> None:
             # Two are left, and all of their texts are such characters: the first and the latest stay, shorter.
             attempts = [{**entry, "message": str(entry.get("message"))[:100]} for entry in attempts]
     options["attempts"] = attempts
+
+
+def _at_most(entry: Any) -> int:
+    """No fewer bytes than an entry takes as JSON; more than is allowed for one that somebody else wrote."""
+    # Each by its name: this is done for every attempt that is kept, at each new one, and loops took twice as long.
+    try:
+        numbers = abs(entry["n"]) + abs(entry["started_at"]) + abs(entry["duration"]) + abs(entry["delay"] or 0)
+        if len(entry) != _FIELDS or numbers > 1 << 62:
+            return MAX_BYTES + 1
+        text = "".join((entry["error"], entry["message"], entry["place"], entry["worker"]))
+    except (KeyError, TypeError, OverflowError):
+        return MAX_BYTES + 1
+    return _FRAME + len(text) * (_WIDEST_ASCII if text.isascii() else _WIDEST)
 
 
 def last_number(options: dict[str, Any]) -> int:

@@ -2,82 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import threading
-from collections import deque
-from collections.abc import Iterable, Iterator
-from heapq import heappop, heappush
+from collections.abc import Iterable, Iterator, Sequence
 
-from dramatiq import Message
-
-from .errors import ClaimLost, LetterNotFound, QueueFull
-from .records import Claim, DeadLetter, Entry, QueueCounts
-from .store import NoticeOf
+from .errors import ClaimLost, MessageNotFound, QueueFull
+from .memory_entries import Copied, entries_of, entry_of
+from .memory_letters import MemoryLetters
+from .memory_queue import Held, MemoryQueue, Numbers, Waiting
+from .records import Claim, DeadLetter, Entry, QueueCounts, Reason, State, entry_number, is_message
+from .status import MINUTE, Minute, Paused, RunningMessage, WorkerStatus
+from .store import NoticeOf, Outcome
+from .tally import Tally, minutes_of
 
 __all__ = ["MemoryStore"]
 
-
-# An entry that waits: due instant, id, payload, deliveries. It compares by due instant, then by id, which is the
-# order of arrival. A plain tuple and no record: the garbage collector stops looking at plain tuples of plain values,
-# and with a million records each of its full runs would hold up what is due by tens of milliseconds.
-_Waiting = tuple[int, int, bytes, int]
-
-
-class _Queue:
-    """What waits in one queue.
-
-    Most messages are due as they arrive, and then arrival is the order already: they stand in ``line``, a sorted run
-    at whose ends adding and taking is cheap. All others lie in ``heap``. The first of the queue is the lesser of the
-    two heads.
-    """
-
-    __slots__ = ("claims", "heap", "line")
-
-    def __init__(self) -> None:
-        self.line: deque[_Waiting] = deque()
-        self.heap: list[_Waiting] = []
-        self.claims: dict[int, Claim] = {}
-
-    def add(self, entry: _Waiting, now: int) -> None:
-        line = self.line
-        if entry[0] <= now:
-            if not line or line[-1] < entry:
-                line.append(entry)
-                return
-            if entry < line[0]:
-                line.appendleft(entry)
-                return
-        heappush(self.heap, entry)
-
-    def take_back(self, claim: Claim, entry: _Waiting, now: int) -> None:
-        """Add an entry in the place of a claim on it; both or neither, also if a time limit interrupts the thread."""
-        try:
-            self.add(entry, now)
-        except BaseException:
-            if entry in self.line or entry in self.heap:
-                self.claims.pop(claim.id, None)
-            raise
-        del self.claims[claim.id]
-
-    def take(self, now: int) -> _Waiting | None:
-        line, heap = self.line, self.heap
-        if line and not (heap and heap[0] < line[0]):
-            return line.popleft() if line[0][0] <= now else None
-        if heap and heap[0][0] <= now:
-            return heappop(heap)
-        return None
-
-    def next_due(self) -> int | None:
-        if self.line and self.heap:
-            return min(self.line[0][0], self.heap[0][0])
-        first = self.line or self.heap
-        return first[0][0] if first else None
-
-    def waiting(self) -> list[_Waiting]:
-        return [*self.line, *self.heap]
-
-    def __len__(self) -> int:
-        return len(self.line) + len(self.heap)
+_END_OF_TIME = 1 << 62
 
 
 class MemoryStore:
@@ -101,52 +42,114 @@ class MemoryStore:
         self._lock = threading.Lock()
         self._ids = itertools.count(1)
         self._tokens = itertools.count(1)
-        self._queues: dict[str, _Queue] = {}
-        self._dead: dict[str, DeadLetter] = {}
+        self._queues: dict[str, MemoryQueue] = {}
+        self._dead = MemoryLetters()
+        self._paused: dict[str, dict[str, int]] = {"queue": {}, "actor": {}}
+        self._tally = Tally()
+        #: The instants of the minute that the queues count in.
+        self._minute = range(0)
+        self._worker: tuple[str, int] | None = None
+        self._running: dict[int, tuple[Claim, int]] = {}
 
-    def put(self, queue_name: str, data: bytes, *, due_at: int, now: int, exempt: bool = False) -> int:
+    def put(
+        self, queue_name: str, data: bytes, *, due_at: int, now: int, exempt: bool = False, sent: bool = True
+    ) -> int:
+        """See the contract; what was not ``sent`` here but moved here is not counted."""
         with self._lock:
             if self.max_messages is not None and not exempt and self._alive() >= self.max_messages:
                 raise QueueFull(queue_name, self.max_messages)
             entry_id = next(self._ids)
-            self._queue(queue_name).add((due_at, entry_id, data, 0), now)
+            queue = self._queue(queue_name)
+            queue.add((due_at, entry_id, data, 0), now)
+            if sent:
+                if now not in self._minute:
+                    self._turn_to(now)
+                queue.sent += 1
             return entry_id
 
     def claim(self, queue_name: str, *, now: int, limit: int, owner: str) -> list[Claim]:
         claims: list[Claim] = []
         with self._lock:
+            if now not in self._minute:
+                self._turn_to(now)
             queue = self._queues.get(queue_name)
             while queue is not None and len(claims) < limit:
                 entry = queue.take(now)
                 if entry is None:
                     break
-                due_at, entry_id, data, deliveries = entry
-                claim = Claim(entry_id, queue_name, data, due_at, deliveries + 1, now, owner, next(self._tokens))
-                queue.claims[entry_id] = claim
-                claims.append(claim)
+                claims.append(self._claimed(queue_name, queue, entry, now, owner))
         return claims
 
-    def next_due(self, queue_name: str) -> int | None:
+    def _claimed(self, queue_name: str, queue: MemoryQueue, entry: Waiting, now: int, owner: str) -> Claim:
+        due_at, entry_id, data, deliveries = entry
+        claim = Claim(entry_id, queue_name, data, due_at, deliveries + 1, now, owner, next(self._tokens))
+        queue.claims[entry_id] = claim
+        return claim
+
+    def depart(self, queue_name: str, *, now: int, limit: int, owner: str) -> list[Claim]:
+        """Like ``claim``, but due or not, and held or not: for a move to another broker."""
+        claims: list[Claim] = []
         with self._lock:
             queue = self._queues.get(queue_name)
-            return queue.next_due() if queue is not None else None
+            while queue is not None and len(claims) < limit and len(queue):
+                entry = queue.take(_END_OF_TIME)
+                if entry is None:
+                    entry = min(held.entry for held in queue.held.values())
+                    del queue.held[entry[1]]
+                claims.append(self._claimed(queue_name, queue, entry, now, owner))
+        return claims
 
-    def finish(self, claim: Claim) -> None:
+    def lay(self, letter: DeadLetter) -> None:
+        """Nothing → dead, under an id of this store: a letter that has come over from another broker."""
         with self._lock:
-            del self._holder(claim).claims[claim.id]
+            self._dead.add_in_order(dataclasses.replace(letter, id=str(next(self._ids))))
 
-    def finish_many(self, claims: Iterable[Claim]) -> list[Claim]:
+    def drop(self, claims: Iterable[Claim]) -> None:
+        """Claimed → gone, and counted as no success: what has come over to another broker."""
+        with self._lock:
+            for claim in claims:
+                try:
+                    del self._holder(claim).claims[claim.id]
+                except ClaimLost:
+                    continue
+
+    def claims(self) -> dict[int, Claim]:
+        """All claims that are held, by the entry's id."""
+        with self._lock:
+            return {entry_id: claim for queue in self._queues.values() for entry_id, claim in queue.claims.items()}
+
+    def next_due(self, queue_name: str) -> int | None:
+        head = self.head(queue_name)
+        return head[0] if head is not None else None
+
+    def head(self, queue_name: str) -> tuple[int, int] | None:
+        """The due instant and the id of the first entry that waits in this queue: what queues compare by."""
+        with self._lock:
+            queue = self._queues.get(queue_name)
+            head = queue.head() if queue is not None else None
+            return head[:2] if head is not None else None
+
+    def finish(self, claim: Claim, *, now: int | None = None) -> None:
+        with self._lock:
+            queue = self._holder(claim)
+            del queue.claims[claim.id]
+            if now is not None and now not in self._minute:
+                self._turn_to(now)
+            queue.done += 1
+
+    def finish_many(self, claims: Iterable[Claim], *, now: int | None = None) -> list[Claim]:
         lost = []
         for claim in claims:
             try:
-                self.finish(claim)
+                self.finish(claim, now=now)
             except ClaimLost:
                 lost.append(claim)
         return lost
 
-    def reschedule(self, claim: Claim, *, data: bytes, due_at: int, now: int) -> None:
+    def reschedule(self, claim: Claim, *, data: bytes, due_at: int, now: int, outcome: Outcome = "retried") -> None:
         with self._lock:
             self._holder(claim).take_back(claim, (due_at, claim.id, data, 0), now)
+            self._tally.add(outcome, claim.queue_name, now)
 
     def release(self, claims: Iterable[Claim], *, now: int) -> int:
         released = 0
@@ -161,74 +164,154 @@ class MemoryStore:
         return released
 
     def bury(self, claim: Claim, letter: DeadLetter, *, notice: tuple[str, bytes] | None = None) -> int:
-        dropped = 0
         with self._lock:
             queue = self._holder(claim)
             # First there, then gone: a time limit may interrupt the thread in between.
-            self._dead[letter.id] = letter
+            self._dead.add(letter)
             del queue.claims[claim.id]
+            self._tally.add(f"died_{letter.reason}", claim.queue_name, letter.died_at)
             if notice is not None:
                 name, data = notice
+                self._tally.add("sent", name, letter.died_at)
                 self._queue(name).add((letter.died_at, next(self._ids), data, 0), letter.died_at)
-            while self.max_dead_letters is not None and len(self._dead) > self.max_dead_letters:
-                del self._dead[next(iter(self._dead))]
-                dropped += 1
-        return dropped
+            return self._dead.trim(self.max_dead_letters)
 
     def revive(self, letter_id: str, *, data: bytes, due_at: int, now: int) -> None:
         with self._lock:
-            letter = self._lying(letter_id)
+            letter = self._dead.get(letter_id)
             self._queue(letter.queue_name).add((due_at, int(letter_id), data, 0), now)
-            del self._dead[letter_id]
+            self._dead.remove(letter_id)
 
     def discard(self, letter_id: str) -> None:
         with self._lock:
-            self._lying(letter_id)
-            del self._dead[letter_id]
+            self._dead.remove(letter_id)
 
     def letters(self) -> Iterator[DeadLetter]:
         with self._lock:
-            letters = list(self._dead.values())
+            letters = self._dead.all()
         return reversed(letters)
 
     def letter(self, letter_id: str) -> DeadLetter:
         with self._lock:
-            return self._lying(letter_id)
+            return self._dead.get(letter_id)
 
     def counts(self, *, now: int) -> dict[str, QueueCounts]:
         with self._lock:
-            waiting = {name: (queue.waiting(), len(queue.claims)) for name, queue in self._queues.items()}
-            dead: dict[str, int] = {}
-            for letter in self._dead.values():
-                dead[letter.queue_name] = dead.get(letter.queue_name, 0) + 1
+            alive = {name: queue.numbers(now) for name, queue in self._queues.items()}
+            dead = self._dead.by_queue()
         # Counted outside the lock: a million waiting messages must not stop the workers meanwhile.
-        counts = {}
-        for name in dict.fromkeys([*waiting, *dead]):
-            entries, claimed = waiting.get(name, ((), 0))
-            due = sum(1 for entry in entries if entry[0] <= now)
-            if entries or claimed or name in dead:
-                counts[name] = QueueCounts(
-                    due=due,
-                    later=len(entries) - due,
-                    claimed=claimed,
-                    dead=dead.get(name, 0),
-                    oldest_due_at=min((entry[0] for entry in entries), default=None),
-                )
-        return counts
+        return {
+            name: numbers.counts(now, dead.get(name, 0))
+            for name in dict.fromkeys([*alive, *dead])
+            if (numbers := alive.get(name, Numbers())).waiting or numbers.claimed or name in dead
+        }
+
+    def dead_by_reason(self) -> dict[Reason, int]:
+        with self._lock:
+            return self._dead.by_reason()
 
     def unfinished(self, queue_name: str) -> int:
         with self._lock:
             queue = self._queues.get(queue_name)
             return len(queue) + len(queue.claims) if queue is not None else 0
 
-    def is_idle(self, queue_name: str) -> bool:
-        return self.unfinished(queue_name) == 0
+    def is_idle(self, queue_name: str, *, paused: bool = False) -> bool:
+        with self._lock:
+            queue = self._queues.get(queue_name)
+            return queue is None or not (queue.claims or (not paused and (queue.line or queue.heap)))
 
-    def begin(self, claim: Claim) -> None:
-        """Nothing to note down: whoever could read it dies with this process."""
+    def move(self, entry_id: str, *, due_at: int, now: int) -> str:
+        with self._lock:
+            name, queue, entry = self._waiting(entry_id)
+            moved = (due_at, *entry[1:])
+            held = queue.held.get(entry[1])
+            if held is not None:
+                queue.held[entry[1]] = held._replace(entry=moved)
+            else:
+                # First there, then gone: a time limit may interrupt the thread in between.
+                queue.add(moved, now)
+                queue.drop(entry)
+            return name
+
+    def cancel(self, entry_id: str) -> str:
+        with self._lock:
+            name, queue, entry = self._waiting(entry_id)
+            queue.drop(entry)
+            return name
+
+    def pause(self, *, queue_name: str | None = None, actor_name: str | None = None, now: int) -> None:
+        kind, name = ("queue", queue_name) if queue_name is not None else ("actor", actor_name or "")
+        with self._lock:
+            self._paused[kind].setdefault(name, now)
+
+    def resume(self, *, queue_name: str | None = None, actor_name: str | None = None, now: int) -> None:
+        kind, name = ("queue", queue_name) if queue_name is not None else ("actor", actor_name or "")
+        with self._lock:
+            self._paused[kind].pop(name, None)
+            if kind == "queue":
+                return
+            for queue in self._queues.values():
+                for held in [held for held in queue.held.values() if held.actor_name == name]:
+                    queue.add(held.entry, now)
+                    del queue.held[held.entry[1]]
+
+    def paused(self) -> Paused:
+        with self._lock:
+            return Paused.since_when(queues=self._paused["queue"], actors=self._paused["actor"])
+
+    def hold(self, claims: Iterable[Claim], actor_name: str, *, now: int) -> int:
+        claims = list(claims)
+        held = 0
+        with self._lock:
+            if actor_name in self._paused["actor"]:
+                for claim in claims:
+                    try:
+                        queue = self._holder(claim)
+                    except ClaimLost:
+                        continue
+                    entry = (claim.due_at, claim.id, claim.data, claim.deliveries - 1)
+                    queue.held[claim.id] = Held(actor_name, entry)
+                    del queue.claims[claim.id]
+                    held += 1
+                return held
+        self.release(claims, now=now)
+        return 0
+
+    def minutes(self, *, since_at: int, now: int) -> list[Minute]:
+        with self._lock:
+            self._count_minute()
+            rows = list(self._tally.rows())
+        return minutes_of(rows, since_at=since_at)
+
+    def keep_counts(self, *, now: int) -> None:
+        """They are kept."""
+
+    def worker_started(self, owner: str, *, now: int) -> None:
+        self._worker = owner, now
+
+    def worker_stopped(self) -> None:
+        self._worker = None
+
+    def workers(self) -> list[WorkerStatus]:
+        worker = self._worker
+        if worker is None:
+            return []
+        running = (RunningMessage.of(claim.data, claim.queue_name, at) for claim, at in list(self._running.values()))
+        return [
+            WorkerStatus(
+                owner=worker[0],
+                started_at=worker[1],
+                running=tuple(message for message in running if message is not None),
+            )
+        ]
+
+    # Without the lock: each step on a dict is atomic.
+
+    def begin(self, claim: Claim, *, now: int | None = None) -> None:
+        self._running[claim.id] = claim, claim.claimed_at if now is None else now
 
     def end(self, claim: Claim) -> None:
-        """Likewise."""
+        self._running.pop(claim.id, None)
 
     def recover(self, *, now: int, max_crashes: int, notice_of: NoticeOf | None = None) -> list[DeadLetter]:
         """Nothing: those who hold claims die with this process."""
@@ -238,35 +321,38 @@ class MemoryStore:
         """Never: there is no other process."""
         return False
 
-    def find(self, message_id: str) -> Entry | DeadLetter | None:
+    def entry(self, entry_id: str) -> Entry | None:
+        number = entry_number(entry_id)
         with self._lock:
-            waiting = [(name, queue.waiting()) for name, queue in self._queues.items()]
-            claims = [claim for queue in self._queues.values() for claim in queue.claims.values()]
-            dead = list(self._dead.values())
-        for claim in claims:
-            if _is_message(claim.data, message_id):
-                return Entry(
-                    id=claim.id,
-                    queue_name=claim.queue_name,
-                    state="claimed",
-                    data=claim.data,
-                    due_at=claim.due_at,
-                    deliveries=claim.deliveries,
-                    claimed_at=claim.claimed_at,
-                    owner=claim.owner,
-                )
-        for name, entries in waiting:
-            for due_at, entry_id, data, deliveries in entries:
-                if _is_message(data, message_id):
-                    return Entry(
-                        id=entry_id,
-                        queue_name=name,
-                        state="waiting",
-                        data=data,
-                        due_at=due_at,
-                        deliveries=deliveries,
-                    )
-        return next((letter for letter in dead if _is_message(letter.data, message_id)), None)
+            for name, queue in self._queues.items():
+                if number in queue.claims:
+                    return entry_of(name, queue.claims[number])
+                if number in queue.held:
+                    return entry_of(name, queue.held[number])
+                entry = queue.look_for(number) if number is not None else None
+                if entry is not None:
+                    return entry_of(name, entry)
+        return None
+
+    def entries(
+        self,
+        *,
+        queue_name: str | None = None,
+        state: State | None = None,
+        after: tuple[int, int] | None = None,
+        containing: Sequence[bytes] = (),
+    ) -> Iterator[Entry]:
+        with self._lock:
+            copied = [Copied.of(queue) for queue in self._queues.values() if queue_name in (None, queue.name)]
+        return entries_of(copied, state=state, after=after, containing=containing)
+
+    def find(self, message_id: str) -> Entry | DeadLetter | None:
+        for entry in self.entries():
+            if is_message(entry.data, message_id):
+                return entry
+        with self._lock:
+            dead = self._dead.all()
+        return next((letter for letter in dead if is_message(letter.data, message_id)), None)
 
     def flush(self, queue_name: str) -> int:
         with self._lock:
@@ -276,62 +362,60 @@ class MemoryStore:
             dropped = len(queue)
             queue.line.clear()
             queue.heap.clear()
+            queue.held.clear()
             return dropped
 
     def check(self) -> list[str]:
-        findings = []
+        findings: list[str] = []
         with self._lock:
-            ids = [int(letter_id) for letter_id in self._dead]
-            for name, queue in self._queues.items():
-                line, heap = list(queue.line), queue.heap
-                ids += [*queue.claims, *(entry[1] for entry in queue.waiting())]
-                if line != sorted(line):
-                    findings.append(f"queue {name!r}: the line is out of order")
-                if any(heap[i] < heap[(i - 1) // 2] for i in range(1, len(heap))):
-                    findings.append(f"queue {name!r}: the heap is out of order")
-                for entry_id, claim in queue.claims.items():
-                    if (claim.id, claim.queue_name) != (entry_id, name):
-                        findings.append(f"queue {name!r}: the claim on entry {entry_id} is on another one")
+            ids = self._dead.ids()
+            for queue in self._queues.values():
+                ids += queue.ids()
+                findings += queue.check(self._paused["actor"])
             if len(ids) != len(set(ids)):
                 findings.append("an entry is in two states at once")
-            for letter_id, letter in self._dead.items():
-                if letter.id != letter_id:
-                    findings.append(f"dead letter {letter_id} calls itself {letter.id}")
-        return findings
+            return findings + self._dead.check()
 
     def close(self) -> None:
         """Nothing to let go of; what is stored stays, until the process ends."""
 
-    def _queue(self, name: str) -> _Queue:
+    def _turn_to(self, now: int) -> None:
+        """Begin to count in another minute; the lock is held."""
+        self._count_minute()
+        start = now - now % MINUTE
+        self._minute = range(start, start + MINUTE)
+
+    def _count_minute(self) -> None:
+        for name, queue in self._queues.items():
+            if queue.sent:
+                self._tally.add("sent", name, self._minute.start, queue.sent)
+            if queue.done:
+                self._tally.add("succeeded", name, self._minute.start, queue.done)
+            queue.sent = queue.done = 0
+
+    def _queue(self, name: str) -> MemoryQueue:
         queue = self._queues.get(name)
         if queue is None:
-            queue = self._queues[name] = _Queue()
+            queue = self._queues[name] = MemoryQueue(name)
         return queue
 
     def _alive(self) -> int:
         """Waiting and claimed together: what ``max_messages`` bounds."""
         return sum(len(queue) + len(queue.claims) for queue in self._queues.values())
 
-    def _holder(self, claim: Claim) -> _Queue:
+    def _holder(self, claim: Claim) -> MemoryQueue:
         """The queue in which a claim is held; the lock is."""
         queue = self._queues.get(claim.queue_name)
         if queue is None or queue.claims.get(claim.id) is not claim:
             raise ClaimLost(claim.id)
+        self._running.pop(claim.id, None)  # whatever becomes of it now
         return queue
 
-    def _lying(self, letter_id: str) -> DeadLetter:
-        try:
-            return self._dead[letter_id]
-        except KeyError:
-            raise LetterNotFound(letter_id) from None
-
-
-def _is_message(data: bytes, message_id: str) -> bool:
-    # The bytes first: decoding a million payloads takes seconds. They may hold the id of another message, as a
-    # pipeline's do, and so the decoded message has the last word.
-    if message_id.encode() not in data:
-        return False
-    try:
-        return Message.decode(data).message_id == message_id
-    except Exception:
-        return False
+    def _waiting(self, entry_id: str) -> tuple[str, MemoryQueue, Waiting]:
+        """An entry that waits, and where; the lock is held."""
+        number = entry_number(entry_id)
+        for name, queue in self._queues.items():
+            entry = queue.look_for(number) if number is not None else None
+            if entry is not None:
+                return name, queue, entry
+        raise MessageNotFound(entry_id)

@@ -18,42 +18,41 @@ A message that another middleware fails, or whose actor nobody knows, joins at s
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
-from dramatiq import Actor, ActorNotFound, Broker, Message, MessageProxy, Retry, Worker, get_logger
-from dramatiq.middleware import Interrupt, Middleware, Retries
+from dramatiq import Actor, Broker, Message, MessageProxy, Worker
+from dramatiq.middleware import Interrupt, Retries
+from dramatiq.worker import ConsumerThread
 
-from ._dramatiq import exception_of, silence_attempt_errors
-from .clock import Clock, SystemClock, milliseconds
-from .dead_letters import LETTER_OPTION, compose
+from ._dramatiq import silence_attempt_errors
+from .clock import Clock, clock_of, milliseconds
+from .deaths import Deaths
 from .errors import ClaimLost, ConfigError
-from .failure import Failure, who
-from .history import Redact, last_number
+from .failure import Failure
+from .foreign_messages import ForeignMessages
+from .handler import who
+from .history import Redact
+from .hops import HOP_OPTION
+from .limits import HealthLimits
 from .logs import log
-from .options import (
-    ACTOR_OPTIONS,
-    actor_name_of,
-    check_options,
-    max_age_of,
-    nearer_policy,
-    retries_of,
-    throws_of,
-)
+from .monitored import Monitored
+from .options import ACTOR_OPTIONS, actor_name_of, check_options, throws_of
 from .policy import Backoff, BackoffOption, Jitter, Policy, Settings, parse_policy
-from .records import CurrentAttempt, DeadLetter, Reason, read_attempts
+from .running import RUNNING, Running, current_attempt, is_handled_quietly, started_at
+from .settings import SettingsFinder
+from .side import Side
 
 __all__ = ["RetryQueue", "current_attempt"]
 
 #: How long a retry that cannot be stored is tried again, in milliseconds, before the message dies.
 DEFAULT_STORE_TIMEOUT = 5_000
 
-_SYSTEM_CLOCK = SystemClock()
+#: Every broker can do a delay (ms) of this length at a stretch.
+_SHORT = 20 * 60_000
 
 _dice = random.Random()
 if hasattr(os, "register_at_fork"):
@@ -61,39 +60,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_dice.seed)
 
 
-class _Running(NamedTuple):
-    """What is known of the message that the current thread or task is working on."""
-
-    middleware: RetryQueue
-    broker: Broker
-    message: MessageProxy
-    started_at: int
-
-
-_running: ContextVar[_Running | None] = ContextVar("dramatiq_retryq_running", default=None)
-
-
-def current_attempt() -> CurrentAttempt:
-    """Which attempt this is; for use inside an actor, async ones too.
-
-    Outside of a worker, as when a test calls the actor's function directly, it is a first attempt without a limit.
-    """
-    running = _running.get()
-    if running is None:
-        return CurrentAttempt(number=1, limit=None, previous=(), first_started_at=_SYSTEM_CLOCK.now())
-    return running.middleware._current_attempt(running)
-
-
-def _is_handled_quietly(message: MessageProxy) -> bool:
-    running = _running.get()
-    return running is not None and running.message is message and not running.middleware.log_every_attempt
-
-
-class RetryQueue(Middleware):
+class RetryQueue(Monitored):
     """Retries with jittered exponential backoff, a history of every attempt, and dead letters, on any broker.
 
     It takes the place of Dramatiq's ``Retries``, also when it is simply added to a broker that has the default
-    middleware. All of the parameters but the last five are options of actors too, and the ones that JSON can carry
+    middleware. All of the parameters but the last ten are options of actors too, and the ones that JSON can carry
     of messages; the nearest to the message counts.
 
     Args:
@@ -111,10 +82,20 @@ class RetryQueue(Middleware):
             without this middleware.
         store_timeout: how long to pause in all between tries to store a retry, in ms or as a timedelta, before the
             message dies as ``unschedulable``.
+        max_crashes: how many worker deaths a message may be part of on Redis and RabbitMQ before it is a dead letter,
+            reason ``crashed``; ``None`` for no limit. This package's own brokers have an option for it.
+        max_letter_age: how long dead letters are kept on Redis and RabbitMQ, in ms or as a timedelta; as long as
+            Dramatiq keeps its own (``dead_message_ttl``) if not given.
+        health: where ``/healthz`` is served, and ``/metrics`` if ``prometheus_client`` is installed: ``"host:port"``,
+            or a port, which then is on loopback. See ``docs/metrics.md``.
+        health_limits: beyond which ``/healthz`` answers 503.
+        metrics: count for Prometheus. If not given, that is done where ``prometheus_client`` is installed and something
+            serves it: ``health``, or Dramatiq's own Prometheus middleware.
         clock: the broker's if not given, else the machine's.
         rng: the dice.
 
     Raises:
+        MissingExtra: ``metrics=True`` without ``prometheus_client``.
         ConfigError: a value that makes no sense; from ``@dramatiq.actor`` where an actor's option does.
     """
 
@@ -131,10 +112,15 @@ class RetryQueue(Middleware):
         redact: Redact | None = None,
         log_every_attempt: bool = False,
         store_timeout: int | timedelta = DEFAULT_STORE_TIMEOUT,
+        max_crashes: int | None = 3,
+        max_letter_age: int | timedelta | None = None,
+        health: str | int | None = None,
+        health_limits: HealthLimits | None = None,
+        metrics: bool | None = None,
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
-        self.logger: logging.Logger = get_logger("dramatiq_retryq", type(self))  # type: ignore[no-untyped-call]
+        super().__init__(health=health, health_limits=health_limits, metrics=metrics)
         check_options(
             {
                 "max_retries": max_retries,
@@ -165,10 +151,23 @@ class RetryQueue(Middleware):
         self.redact = redact
         self.log_every_attempt = log_every_attempt
         self.store_timeout = milliseconds(store_timeout, "RetryQueue: store_timeout")
+        if max_crashes is not None and (
+            isinstance(max_crashes, bool) or not isinstance(max_crashes, int) or max_crashes < 1
+        ):
+            raise ConfigError(
+                f"RetryQueue: max_crashes is {max_crashes!r}: give a whole number of 1 or more, or None for no limit"
+            )
+        self.max_crashes = max_crashes
+        self.max_letter_age = (
+            milliseconds(max_letter_age, "RetryQueue: max_letter_age") if max_letter_age is not None else None
+        )
         self.clock = clock
-        self._known_settings: dict[str, tuple[tuple[Any, ...], Settings]] = {}
         self.rng = rng if rng is not None else _dice
-        silence_attempt_errors(_is_handled_quietly)
+        #: What is done when a message dies.
+        self.deaths = Deaths(self)
+        self._foreign = ForeignMessages(self)
+        self._settings = SettingsFinder(self)
+        silence_attempt_errors(is_handled_quietly)
 
     @property
     def actor_options(self) -> set[str]:
@@ -181,7 +180,7 @@ class RetryQueue(Middleware):
         if isinstance(actor.options.get("max_age"), timedelta):  # Dramatiq's AgeLimit counts in numbers
             actor.options["max_age"] = milliseconds(actor.options["max_age"], f"actor {actor.actor_name!r}: max_age")
         check_options(actor.options, f"actor {actor.actor_name!r}")
-        self._settings(broker, actor.options, {}, f"actor {actor.actor_name!r}")
+        self._settings.find(broker, actor.options, {}, f"actor {actor.actor_name!r}")
 
     # Called with each actor that is there already when the middleware is added; there it may raise.
     after_declare_actor = before_declare_actor
@@ -192,6 +191,20 @@ class RetryQueue(Middleware):
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
         self.take_place(broker)
         self._check_targets(broker)
+        super().before_worker_boot(broker, worker)
+        side = self.side_of(broker)
+        if side is not None:
+            side.boot(worker)
+
+    def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
+        side = self.side_of(broker)
+        if side is not None:
+            side.shut_down(worker)
+
+    def after_consumer_thread_boot(self, broker: Broker, thread: ConsumerThread) -> None:
+        side = self.side_of(broker)
+        if side is not None:
+            side.attend(thread)
 
     def take_place(self, broker: Broker) -> None:
         """Put this middleware where the broker has ``Retries``. Does nothing where there is none.
@@ -199,6 +212,7 @@ class RetryQueue(Middleware):
         Raises:
             ConfigError: the broker has another ``RetryQueue`` already.
         """
+        self.seen(broker)
         ours = [middleware for middleware in broker.middleware if isinstance(middleware, RetryQueue)]
         if len(ours) > 1:
             raise ConfigError(
@@ -229,6 +243,8 @@ class RetryQueue(Middleware):
 
     def before_enqueue(self, broker: Broker, message: Message[Any], delay: int | None) -> None:
         options = message.options
+        if delay is not None and delay > _SHORT:
+            self._foreign.make_hop(broker, message, delay)
         # Nothing to check on the hot path, and a message that is on its way already is not stopped.
         if not options or "retries" in options or "attempts" in options or ACTOR_OPTIONS.isdisjoint(options):
             return
@@ -238,7 +254,7 @@ class RetryQueue(Middleware):
             if isinstance(options.get(name), Actor):
                 options[name] = options[name].actor_name
         actor = broker.actors.get(message.actor_name)
-        self._settings(broker, actor.options if actor is not None else {}, options, what)
+        self._settings.find(broker, actor.options if actor is not None else {}, options, what)
 
     # -- Processing ----------------------------------------------------------------------------------------------
 
@@ -246,10 +262,19 @@ class RetryQueue(Middleware):
         if "throws" in message.options and not throws_of(message.options, {}):
             # What JSON carried is no class: asked for one, Dramatiq's worker raises before any hook is called.
             del message.options["throws"]
-        _running.set(_Running(self, broker, message, self.clock_of(broker).now()))
+        side: Side | None = broker.__dict__.get("_retryq_side")
+        if side is not None:
+            if HOP_OPTION in message.options:
+                self._foreign.put_off(broker, side, message)
+            if side.may_have_crashed(message):
+                self._foreign.begin(broker, side, message)
+        now = message.__dict__["started_at"] = self.clock_of(broker).now()
+        RUNNING.set(Running(self, broker, message, now))
 
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:
-        _running.set(None)
+        RUNNING.set(None)
+        if "retryq_begun" in message.__dict__:
+            self._foreign.end(message)
 
     def after_process_message(
         self,
@@ -259,20 +284,25 @@ class RetryQueue(Middleware):
         result: Any = None,
         exception: BaseException | None = None,
     ) -> None:
+        if "retryq_begun" in message.__dict__:
+            self._foreign.end(message)
         if exception is None:
-            _running.set(None)
+            if self.counting.is_on:
+                self.counting.attempted(broker, message, self.clock_of(broker), started_at())
+            RUNNING.set(None)
             return
+        since = started_at()
         if message.failed:  # by the actor itself, or by a middleware: it wants no retry
-            _running.set(None)
+            RUNNING.set(None)
             message.__dict__["retryq_heard"] = True
+            self.counting.attempted(broker, message, self.clock_of(broker), since, error=exception)
             return
         message.fail()
         message.__dict__.update(retryq_heard=True, retryq_reason="unschedulable")
         failure = Failure(self, broker, message, exception)
         for _ in range(3):
             try:
-                running = _running.get()
-                failure.handle(running.started_at if running is not None else None)
+                failure.handle(since)
                 break
             except Interrupt:
                 # A shutdown or time limit that was on its way when the actor failed reached this thread only now. Each
@@ -281,206 +311,45 @@ class RetryQueue(Middleware):
             except Exception as raised:
                 self.log("error", "Handling a failure of %s failed: %s.", who(message), type(raised).__name__)
                 break
-        _running.set(None)
+        RUNNING.set(None)
+        self.counting.attempted(broker, message, self.clock_of(broker), since, failure.settled, exception)
 
     def before_nack(self, broker: Broker, message: MessageProxy) -> None:
         # Once: after a lost connection Dramatiq emits this again and again until the nack succeeds.
         if "dead_letter" in message.__dict__:
+            self._foreign.lay_down_late(broker, message)
             return
-        letter = self.compose(broker, message)
-        message.__dict__["dead_letter"] = letter
+        letter = message.__dict__["dead_letter"] = self.deaths.compose(broker, message)
         if "claim" in message.__dict__:
             # Stored with the letter, in one move: the actor is told of no letter that is not there yet.
-            message.__dict__["notice"] = self.notice(broker, letter, message.options)
-        else:
-            self.deliver(broker, letter, message.options)
+            message.__dict__["notice"] = self.deaths.notice(broker, letter, message.options)
+            return
+        self._foreign.lay_down(broker, message, letter)
+        self.deaths.tell(broker, letter, message.options)
 
     def after_nack(self, broker: Broker, message: MessageProxy) -> None:
         letter = message.__dict__.get("dead_letter")
         if letter is not None:
-            exception = exception_of(message)
-            actor = broker.actors.get(message.actor_name)
-            throws = throws_of(message.options, actor.options if actor is not None else {})
-            if throws and issubclass(type(exception), throws):
-                self.log("info", "Aborting message %r.", message.message_id)
-                self.report(letter, exception, expected=True)
-            else:
-                self.report(letter, exception)
+            self.deaths.report_rejected(broker, message, letter)
 
-    # -- Death ---------------------------------------------------------------------------------------------------
-
-    def compose(self, broker: Broker, message: MessageProxy) -> DeadLetter:
-        """The dead letter of a message that is about to be rejected."""
-        now = self.clock_of(broker).now()
-        reason: Reason | None = message.__dict__.get("retryq_reason")
-        if reason is None:
-            actor = broker.actors.get(message.actor_name)
-            max_age = max_age_of(broker, actor.options if actor is not None else {}, message.options)
-            if max_age and now - message.message_timestamp >= max_age:
-                reason = "expired"
-        claim = message.__dict__.get("claim")
-        return compose(
-            message,
-            now=now,
-            reason=reason,
-            letter_id=str(claim.id) if claim is not None else None,
-            data=claim.data if claim is not None else None,
-            redact=self.redact,
-        )
-
-    def notice(self, broker: Broker, letter: DeadLetter, options: Mapping[str, Any]) -> Message[Any] | None:
-        """The message that tells the dead-letter actor of a letter; ``None`` if there is nobody to tell. Never raises.
-
-        Args:
-            broker: where the actor is declared.
-            letter: what it is told.
-            options: those of the dead message.
-        """
-        if LETTER_OPTION in options:
-            return None
-        actor = broker.actors.get(letter.actor_name or "")
-        target = options.get("dead_letter_actor")
-        if target is None and actor is not None:
-            target = actor.options.get("dead_letter_actor")
-        target = actor_name_of(target) or self.dead_letter_actor
-        if target is None or target == letter.actor_name:
-            return None
-        try:
-            message: Message[Any] = broker.get_actor(target).message(letter.asdict())
-            return message.copy(options={LETTER_OPTION: letter.id})
-        except Exception as raised:
-            self.report_untold(letter, target, raised)
-            return None
-
-    def deliver(self, broker: Broker, letter: DeadLetter, options: Mapping[str, Any]) -> None:
-        """Send the notice of a letter, if there is somebody to tell. Never raises."""
-        message = self.notice(broker, letter, options)
-        if message is None:
-            return
-        try:
-            self.persist(broker, lambda: broker.enqueue(message))
-        except Exception as raised:
-            self.report_untold(letter, message.actor_name, raised)
-
-    def report_untold(self, letter: DeadLetter, actor_name: str, error: Exception) -> None:
-        """Log that a dead-letter actor could not be told. Never raises."""
-        self.log(
-            "error",
-            "The dead letter of message %s of actor %s could not be sent to the dead-letter actor %r: %s.",
-            letter.message_id,
-            letter.actor_name,
-            actor_name,
-            "no such actor is declared" if isinstance(error, ActorNotFound) else type(error).__name__,
-        )
-
-    def report(self, letter: DeadLetter, exception: BaseException | None = None, *, expected: bool = False) -> None:
-        """Log a death: one ERROR with the traceback. Never raises.
-
-        An actor's ``throws`` are ``expected`` and an INFO, and a ``dramatiq.Retry`` that has no attempt left is a
-        WARNING, both without a traceback: neither is ever logged as an error, here as in Dramatiq.
-        """
-        dead = letter.message  # once: each look decodes it
-        message_id = dead.message_id if dead is not None else None
-        last = last_number(dead.options) if dead is not None else 0
-        fields = {
-            "actor": letter.actor_name,
-            "message_id": message_id,
-            "reason": letter.reason,
-            "attempt": last or None,
-            "error": str(letter.error) if letter.error is not None else None,
-        }
-        text = "Message %s of actor %s is dead (%s)"
-        args: list[object] = [message_id, letter.actor_name, letter.reason]
-        if letter.error is not None:
-            text += " after %d attempt(s): %s"
-            args += [last, letter.error]
-        level = "error"
-        if expected:
-            level = "info"
-        elif issubclass(type(exception), Retry):
-            level = "warning"
-        if level != "error":
-            self.log(level, text + ".", *args, extra=fields)
-        elif self.redact is None:
-            self.log(level, text + ".", *args, extra=fields, exc_info=exception)
-        else:
-            # exc_info would print the traceback as it is, secrets and all.
-            self.log(level, text + ".\n%s", *args, letter.traceback or "", extra=fields)
-
-    # -- Parts ---------------------------------------------------------------------------------------------------
+    # -- For its parts -------------------------------------------------------------------------------------------
 
     def clock_of(self, broker: Broker) -> Clock:
-        if self.clock is not None:
-            return self.clock
-        try:
-            return broker.clock  # type: ignore[attr-defined, no-any-return]
-        except AttributeError:
-            return _SYSTEM_CLOCK
-
-    def _settings(
-        self,
-        broker: Broker,
-        actor_options: Mapping[str, Any],
-        message_options: Mapping[str, Any],
-        what: str = "options",
-    ) -> Settings:
-        """What holds for a message, nearest word first.
-
-        Raises:
-            ConfigError: an option makes no sense.
-        """
-        policy = self.policy
-        for options in (actor_options, message_options):
-            policy = nearer_policy(policy, options, what)
-        max_retries = message_options.get("max_retries", actor_options.get("max_retries", self.max_retries))
-        return Settings(
-            policy=policy,
-            max_retries=max_retries,
-            retry_when=actor_options.get("retry_when", self.retry_when),
-            throws=throws_of(message_options, actor_options),
-            max_age=max_age_of(broker, actor_options, message_options),
-        )
-
-    def _settings_of_actor(self, broker: Broker, actor_name: str, options: Mapping[str, Any]) -> Settings:
-        """What holds for an actor's messages that say nothing of their own.
-
-        Worked out once, and again when anything that it was made of has changed: that was a fifth of what a retry
-        costs.
-        """
-        made_of = (broker.middleware, options, self.policy, self.max_retries, self.retry_when)
-        known = self._known_settings.get(actor_name)
-        if known is not None and known[0] == made_of:
-            return known[1]
-        settings = self._settings(broker, options, {})
-        made_of = ([*broker.middleware], {**options}, self.policy, self.max_retries, self.retry_when)
-        self._known_settings[actor_name] = made_of, settings
-        return settings
+        """The clock that messages of this broker go by."""
+        return self.clock if self.clock is not None else clock_of(broker)
 
     def settings_of(self, broker: Broker, message: MessageProxy) -> tuple[Settings, str | None]:
         """The settings of a message that is there already, and what of them had to be left out."""
-        actor = broker.actors.get(message.actor_name)
-        options = actor.options if actor is not None else {}
-        if ACTOR_OPTIONS.isdisjoint(message.options):
-            return self._settings_of_actor(broker, message.actor_name, options), None
-        try:
-            check_options(message.options, "message")
-            return self._settings(broker, options, message.options), None
-        except ConfigError as raised:
-            return self._settings(broker, options, {}), f"{raised}; the message's options were not heard"
+        return self._settings.of(broker, message)
 
-    def _current_attempt(self, running: _Running) -> CurrentAttempt:
-        settings, _ = self.settings_of(running.broker, running.message)
-        previous = read_attempts(running.message.options)
-        return CurrentAttempt(
-            number=retries_of(running.message.options) + 1,
-            limit=settings.limit,
-            previous=previous,
-            first_started_at=previous[0].started_at if previous else running.started_at,
-        )
+    def side_of(self, broker: Broker) -> Side | None:
+        """What is kept beside a broker of Dramatiq's; ``None`` for our own, and for those that nobody knows."""
+        return self._foreign.side_of(broker)
 
-    def persist(self, broker: Broker, store: Callable[[], object]) -> None:
+    def persist(self, broker: Broker, store: Callable[[], object], timeout: int | None = None) -> None:
         """Call ``store`` until it succeeds, for ``store_timeout`` at the longest; then raise what it raised."""
         clock, waited, pause = self.clock_of(broker), 0, 50
+        timeout = self.store_timeout if timeout is None else timeout
         while True:
             try:
                 store()
@@ -488,7 +357,7 @@ class RetryQueue(Middleware):
             except (TypeError, ValueError, ClaimLost):
                 raise  # it would be no better the next time
             except Exception:
-                if waited >= self.store_timeout:
+                if waited >= timeout:
                     raise
             clock.sleep(pause)
             waited, pause = waited + pause, min(2 * pause, 1_000)

@@ -31,6 +31,7 @@ __all__ = [
     "Preview",
     "Settings",
     "adjusted",
+    "by_exception",
     "decide",
     "heard_wait",
     "parse_policy",
@@ -136,6 +137,17 @@ def parse_policy(value: Any, *, what: str, default: Policy) -> Policy:
         f"{what} is {value!r}: give a Backoff, a list of delays in ms, a function (attempt, error) -> ms, "
         "or a dict of these by exception class"
     )
+
+
+def by_exception(policy: Policy) -> Mapping[type[BaseException], Policy | None]:
+    """What a policy does by exception class; ``None`` for those that are given up at once.
+
+    ``Exception`` stands for all that no rule is for. A policy without rules has that one only.
+    """
+    if not isinstance(policy, _Rules):
+        return {Exception: policy}
+    rules = {cls: None if isinstance(rule, _GiveUpAtOnce) else rule for cls, rule in policy.rules.items()}
+    return rules if Exception in rules else {**rules, Exception: policy.default}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

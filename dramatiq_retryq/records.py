@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -31,6 +32,8 @@ __all__ = [
     "State",
     "Whereabouts",
     "decode",
+    "entry_number",
+    "is_message",
     "read_attempts",
 ]
 
@@ -83,6 +86,8 @@ class Entry:
     deliveries: int
     claimed_at: int | None = None
     owner: str | None = None
+    #: The actor for whose pause it was set aside, while it waits.
+    held_for: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +98,8 @@ class QueueCounts:
     later: int = 0
     claimed: int = 0
     dead: int = 0
+    #: How many of those that wait, due or later, were set aside because their actor is paused.
+    held: int = 0
     #: The due instant of the entry that has waited longest, in ms since the epoch, or ``None``.
     oldest_due_at: int | None = None
 
@@ -115,6 +122,34 @@ class Whereabouts:
     claimed_by: str | None = None
     reason: Reason | None = None
     letter_id: str | None = None
+
+    @classmethod
+    def of(cls, message_id: str, found: Entry | DeadLetter | None) -> Whereabouts:
+        """Where the message is, by what was found of it."""
+        if found is None:
+            return cls(message_id=message_id, state="unknown")
+        message = Message.decode(found.data)
+        retries = message.options.get("retries", 0)
+        if isinstance(found, DeadLetter):
+            return cls(
+                message_id=message_id,
+                state="dead",
+                queue_name=found.queue_name,
+                actor_name=found.actor_name,
+                retries=retries,
+                reason=found.reason,
+                letter_id=found.id,
+            )
+        return cls(
+            message_id=message_id,
+            state=found.state,
+            queue_name=found.queue_name,
+            actor_name=message.actor_name,
+            retries=retries,
+            due_at=found.due_at,
+            claimed_at=found.claimed_at,
+            claimed_by=found.owner,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +193,16 @@ class Attempt:
 
     def asdict(self) -> dict[str, Any]:
         # Not dataclasses.asdict, which copies deeply: that was a tenth of what a retry costs.
-        return {name: getattr(self, name) for name in _ATTEMPT_FIELDS}
+        return {
+            "n": self.n,
+            "started_at": self.started_at,
+            "duration": self.duration,
+            "error": self.error,
+            "message": self.message,
+            "place": self.place,
+            "delay": self.delay,
+            "worker": self.worker,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,6 +288,24 @@ def decode(data: bytes) -> Message[Any]:
     return message
 
 
+def is_message(data: bytes, message_id: str) -> bool:
+    """Whether a payload holds the message with this id, for those who look through many."""
+    # The bytes first: decoding a million payloads takes seconds. They may hold the id of another message, as a
+    # pipeline's do, and so the decoded message has the last word.
+    if message_id.encode() not in data:
+        return False
+    try:
+        return Message.decode(data).message_id == message_id
+    except Exception:
+        return False
+
+
+def entry_number(text: str) -> int | None:
+    """The number that the id of an entry or a letter stands for; ``None`` for what is none."""
+    # As it was written and no other spelling, nor more than SQLite can count.
+    return min(int(text), (1 << 63) - 1) if re.fullmatch(r"[1-9][0-9]{0,18}", text, re.ASCII) else None
+
+
 _ATTEMPT_FIELDS = tuple(field.name for field in dataclasses.fields(Attempt))
 
 
@@ -260,6 +322,7 @@ class DeadLetter:
         traceback: the last error's traceback as text, formatted once, at death.
         died_at: ms since the epoch.
         data: the encoded message, attempts and all.
+        version: the form it was stored in, on a server that newer versions of this package may use too.
     """
 
     id: str
@@ -270,6 +333,7 @@ class DeadLetter:
     error: ErrorInfo | None = None
     traceback: str | None = dataclasses.field(default=None, repr=False)
     data: bytes = dataclasses.field(repr=False)
+    version: int = dataclasses.field(default=1, repr=False)
 
     @property
     def message(self) -> Message[Any] | None:

@@ -17,7 +17,8 @@ _Hooks = tuple[str, list[Middleware], Callable[..., None] | None]
 class SignallingBroker(Broker):
     """A broker whose signals cost nothing where nobody listens, in Dramatiq's order and with its rules for errors.
 
-    What a subclass itself does at a signal is a method with the hook's name and an underscore, called last.
+    What a subclass itself does at a signal is a method with the hook's name and an underscore, called last; first where
+    a worker is about to be stopped.
     """
 
     def __init__(self, middleware: list[Middleware]) -> None:
@@ -33,6 +34,9 @@ class SignallingBroker(Broker):
         known, hooks = self._before_hooks
         found = hooks.get(signal) if known == self.middleware else None
         name, hooked, own = found or self._find_hooks("before_", signal)
+        if signal == "worker_shutdown" and own is not None:
+            own(self, *args, **kwargs)  # ShutdownNotifications interrupts actors: what they give back is not for us
+            own = None
         for middleware in hooked:
             try:
                 getattr(middleware, name)(self, *args, **kwargs)

@@ -3,35 +3,28 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
-import re
 import sqlite3
-import threading
-from collections.abc import Iterable, Iterator
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from typing import Any
-
-from dramatiq import Message
 
 from . import schema as sql
+from . import sqlite_counts as numbers
 from .database import Database, Synchronous
-from .errors import ClaimLost, ConfigError, LetterNotFound, StoreUnavailable
-from .history import append, last_number
-from .liveness import WorkerFile, dead_worker, other_worker_files, remove_worker_file
-from .records import Attempt, Claim, DeadLetter, Entry, ErrorInfo, QueueCounts
-from .store import NoticeOf
+from .errors import ClaimLost, ConfigError, LetterNotFound, MessageNotFound, StoreUnavailable
+from .records import Claim, DeadLetter, Entry, QueueCounts, Reason, State, entry_number, is_message
+from .sqlite_counts import Counters
+from .sqlite_entries import entries_in, letters_in
+from .sqlite_pauses import Pauses
+from .sqlite_rows import entry_of, first_id, letter_of, letter_text
+from .sqlite_workers import Workers
+from .status import Minute, Paused, WorkerStatus
+from .store import NoticeOf, Outcome
 
 __all__ = ["SQLiteStore"]
 
-# An id is the instant of the put, in ms since 2025, with room for 2 ** 20 of them in each; and it is greater than any
-# that is there. So later ones are greater, and one that is free again is not given again. AUTOINCREMENT does the same,
-# for one more page that is written with each message.
-_EPOCH = 1_735_689_600_000
-_ID_BITS = 20
-
-#: How many letters are read at a time. A longer read would keep the log from being checkpointed.
-_PAGE = 200
+_stores: weakref.WeakSet[SQLiteStore] = weakref.WeakSet()
 
 
 class SQLiteStore:
@@ -59,28 +52,40 @@ class SQLiteStore:
     ) -> None:
         self.max_dead_letters = max_dead_letters
         self.max_letter_age = max_letter_age
-        self._db = Database(path, sql.MIGRATIONS, synchronous=synchronous)
+        self.database = self._db = Database(path, sql.MIGRATIONS, synchronous=synchronous)
         self.path = self._db.path
+        self._counters = Counters(self._db)
+        self._workers = Workers(self._db, self._counters)
+        self._pauses = Pauses(self._db)
         self._forget()
+        numbers.catch_up(self._db)
+        _stores.add(self)
 
     def _forget(self) -> None:
-        self._registering = threading.Lock()
-        self._worker: tuple[int, WorkerFile] | None = None
         self._tokens = itertools.count(1)
         self._data_version: int | None = None
 
     # -- Moves ---------------------------------------------------------------------------------------------------
 
     def put(self, queue_name: str, data: bytes, *, due_at: int, now: int, exempt: bool = False) -> int:
-        parameters = (_first_id(now), queue_name, due_at, data)
-        return self._db.write(lambda con: con.execute(sql.PUT, parameters).lastrowid or 0, single=True)
+        parameters = (first_id(now), queue_name, due_at, data)
+
+        def move(con: sqlite3.Connection) -> int:
+            return con.execute(sql.PUT, parameters).lastrowid or 0
+
+        counters = self._counters
+        if counters.is_due(now):
+            return counters.write(move, now=now, happened=lambda _: (("sent", queue_name, 1),))
+        entry_id = self._db.write(move, single=True)
+        counters.sent.append(queue_name)
+        return entry_id
 
     def claim(self, queue_name: str, *, now: int, limit: int, owner: str) -> list[Claim]:
         # Looked at first: an update that finds nothing takes the write lock from those who write.
         next_due = self.next_due(queue_name)
         if next_due is None or next_due > now or limit < 1:
             return []
-        worker, _ = self._worker or self._register(owner, now)
+        worker, _ = self._workers.own or self._workers.register(owner, now)
         token = (worker << 32) + next(self._tokens)
         parameters = (worker, token, now, queue_name, now, limit)
         rows = self._db.write(lambda con: con.execute(sql.CLAIM, parameters).fetchall(), single=True)
@@ -92,19 +97,39 @@ class SQLiteStore:
         row = self._db.read(lambda con: con.execute(sql.NEXT_DUE, (queue_name,)).fetchone())
         return row[0] if row is not None else None
 
-    def finish(self, claim: Claim) -> None:
-        self._settle(claim, sql.FINISH, ())
+    def finish(self, claim: Claim, *, now: int | None = None) -> None:
+        if self.finish_many([claim], now=now):
+            raise ClaimLost(claim.id)
 
-    def finish_many(self, claims: Iterable[Claim]) -> list[Claim]:
+    def finish_many(self, claims: Iterable[Claim], *, now: int | None = None) -> list[Claim]:
         claims = list(claims)
+        if not claims:
+            return []
 
         def move(con: sqlite3.Connection) -> list[Claim]:
-            return [claim for claim in claims if con.execute(sql.FINISH, (claim.id, claim.token)).rowcount == 0]
+            lost = [claim for claim in claims if con.execute(sql.FINISH, (claim.id, claim.token)).rowcount == 0]
+            numbers.count_out(con, claims if not lost else [claim for claim in claims if claim not in lost])
+            return lost
 
-        return self._db.write(move) if claims else []
+        def done(lost: list[Claim]) -> list[str]:
+            return [claim.queue_name for claim in claims if not lost or claim not in lost]
 
-    def reschedule(self, claim: Claim, *, data: bytes, due_at: int, now: int) -> None:
-        self._settle(claim, sql.RESCHEDULE, (due_at, data))
+        counters, now = self._counters, claims[0].claimed_at if now is None else now
+        if counters.is_due(now):
+            return counters.write(
+                move, now=now, happened=lambda lost: [("succeeded", queue_name, 1) for queue_name in done(lost)]
+            )
+        lost = self._db.write(move)
+        counters.done.extend(done(lost))
+        return lost
+
+    def reschedule(self, claim: Claim, *, data: bytes, due_at: int, now: int, outcome: Outcome = "retried") -> None:
+        def move(con: sqlite3.Connection) -> None:
+            if con.execute(sql.RESCHEDULE, (due_at, data, claim.id, claim.token)).rowcount == 0:
+                raise ClaimLost(claim.id)
+
+        happened = ((outcome, claim.queue_name, 1),)
+        self._counters.write(move, now=now, happened=lambda _: happened, single=True)
 
     def release(self, claims: Iterable[Claim], *, now: int) -> int:
         claims = list(claims)
@@ -116,110 +141,117 @@ class SQLiteStore:
 
     def bury(self, claim: Claim, letter: DeadLetter, *, notice: tuple[str, bytes] | None = None) -> int:
         def move(con: sqlite3.Connection) -> int:
-            parameters = (letter.died_at, letter.reason, _letter_text(letter), letter.data, claim.id, claim.token)
+            parameters = (letter.died_at, letter.reason, letter_text(letter), letter.data, claim.id, claim.token)
             if con.execute(sql.BURY, parameters).rowcount == 0:
                 raise ClaimLost(claim.id)
+            numbers.count_out(con, [claim])
             if notice is not None:
                 queue_name, data = notice
-                con.execute(sql.PUT, (_first_id(letter.died_at), queue_name, letter.died_at, data))
+                con.execute(sql.PUT, (first_id(letter.died_at), queue_name, letter.died_at, data))
             if self.max_dead_letters is None:
                 return 0
             return con.execute(sql.TRIM_BY_COUNT, (self.max_dead_letters,)).rowcount
 
-        return self._db.write(move)
+        happened = [(f"died_{letter.reason}", claim.queue_name, 1)]
+        if notice is not None:
+            happened.append(("sent", notice[0], 1))
+        return self._counters.write(move, now=letter.died_at, happened=lambda _: happened)
 
     def revive(self, letter_id: str, *, data: bytes, due_at: int, now: int) -> None:
-        self._disturb(letter_id, sql.REVIVE, (due_at, data))
+        row_id = entry_number(letter_id)
+
+        def move(con: sqlite3.Connection) -> None:
+            if con.execute(sql.REVIVE, (due_at, data, row_id)).rowcount == 0:
+                raise LetterNotFound(letter_id)
+            con.execute(sql.COUNT_IN_ONE, (row_id,))
+
+        self._db.write(move)
 
     def discard(self, letter_id: str) -> None:
-        self._disturb(letter_id, sql.DISCARD, ())
+        row_id = entry_number(letter_id)
 
-    def flush(self, queue_name: str) -> int:
-        return self._db.write(lambda con: con.execute(sql.FLUSH, (queue_name,)).rowcount)
-
-    def _settle(self, claim: Claim, statement: str, parameters: tuple[object, ...]) -> None:
         def move(con: sqlite3.Connection) -> None:
-            if con.execute(statement, (*parameters, claim.id, claim.token)).rowcount == 0:
-                raise ClaimLost(claim.id)
-
-        self._db.write(move, single=True)
-
-    def _disturb(self, letter_id: str, statement: str, parameters: tuple[object, ...]) -> None:
-        def move(con: sqlite3.Connection) -> None:
-            if con.execute(statement, (*parameters, _row_id(letter_id))).rowcount == 0:
+            if con.execute(sql.DISCARD, (row_id,)).rowcount == 0:
                 raise LetterNotFound(letter_id)
 
         self._db.write(move, single=True)
 
+    def flush(self, queue_name: str) -> int:
+        def move(con: sqlite3.Connection) -> int:
+            numbers.count_on(con)  # so that all that goes is in the total
+            dropped = con.execute(sql.FLUSH, {"queue": queue_name}).rowcount
+            con.execute(sql.FLUSH_SET_ASIDE, {"queue": queue_name})
+            con.execute(sql.COUNT_OUT_WAITING, {"queue": queue_name})
+            return dropped
+
+        return self._db.write(move)
+
+    def move(self, entry_id: str, *, due_at: int, now: int) -> str:
+        row_id = entry_number(entry_id)
+
+        def move(con: sqlite3.Connection) -> str:
+            queue_name = _queue_of(con.execute(sql.MOVE, (due_at, row_id)), entry_id)
+            con.execute(sql.MOVE_SET_ASIDE, (due_at, row_id))
+            return queue_name
+
+        return self._db.write(move)
+
+    def cancel(self, entry_id: str) -> str:
+        row_id = entry_number(entry_id)
+
+        def move(con: sqlite3.Connection) -> str:
+            queue_name = _queue_of(con.execute(sql.CANCEL, (row_id,)), entry_id)
+            con.execute(sql.CANCEL_SET_ASIDE, (row_id,))
+            con.execute(sql.COUNT_OUT_ONE, (queue_name, row_id))
+            return queue_name
+
+        return self._db.write(move)
+
     # -- Looking -------------------------------------------------------------------------------------------------
 
     def letters(self) -> Iterator[DeadLetter]:
-        died_at, row_id = 1 << 62, 1 << 62
-        while True:
-            after = (died_at, row_id, _PAGE)
-            rows = self._db.read(lambda con, after=after: con.execute(sql.LETTERS, after).fetchall())  # type: ignore[misc]
-            for row in rows:
-                yield _letter(row)
-            if len(rows) < _PAGE:
-                return
-            row_id, died_at = rows[-1][0], rows[-1][2]
+        return letters_in(self._db)
 
     def letter(self, letter_id: str) -> DeadLetter:
-        row = self._db.read(lambda con: con.execute(sql.LETTER, (_row_id(letter_id),)).fetchone())
+        row = self._db.read(lambda con: con.execute(sql.LETTER, (entry_number(letter_id),)).fetchone())
         if row is None:
             raise LetterNotFound(letter_id)
-        return _letter(row)
+        return letter_of(row)
 
     def counts(self, *, now: int) -> dict[str, QueueCounts]:
-        def query(con: sqlite3.Connection) -> tuple[list[Any], dict[str, int], dict[str, int]]:
-            con.execute("BEGIN")  # so that the three look at the same instant
-            try:
-                waiting = con.execute(sql.COUNT_WAITING, (now,)).fetchall()
-                return waiting, dict(con.execute(sql.COUNT_CLAIMED)), dict(con.execute(sql.COUNT_DEAD))
-            finally:
-                con.execute("COMMIT")
+        return numbers.counts(self._db, now=now)
 
-        rows, claimed, dead = self._db.read(query)
-        waiting = {queue: (due, total, oldest) for queue, due, total, oldest in rows}
-        counts = {}
-        for queue in dict.fromkeys([*waiting, *claimed, *dead]):
-            due, total, oldest = waiting.get(queue, (0, 0, None))
-            counts[queue] = QueueCounts(
-                due=due,
-                later=total - due,
-                claimed=claimed.get(queue, 0),
-                dead=dead.get(queue, 0),
-                oldest_due_at=oldest,
-            )
-        return counts
+    def dead_by_reason(self) -> dict[Reason, int]:
+        return dict(self._db.read(lambda con: con.execute(sql.COUNT_REASONS).fetchall()))
 
     def unfinished(self, queue_name: str) -> int:
-        return int(self._db.read(lambda con: con.execute(sql.UNFINISHED, {"queue": queue_name}).fetchone())[0])
+        return numbers.unfinished(self._db, queue_name)
 
-    def is_idle(self, queue_name: str) -> bool:
-        return bool(self._db.read(lambda con: con.execute(sql.IS_IDLE, {"queue": queue_name}).fetchone())[0])
+    def is_idle(self, queue_name: str, *, paused: bool = False) -> bool:
+        parameters = {"queue": queue_name, "waiting": not paused}
+        return bool(self._db.read(lambda con: con.execute(sql.IS_IDLE, parameters).fetchone())[0])
+
+    def entry(self, entry_id: str) -> Entry | None:
+        row_id = entry_number(entry_id)
+        row = self._db.read(lambda con: con.execute(sql.ENTRY, (row_id,)).fetchone())
+        return entry_of(row) if row is not None else None
+
+    def entries(
+        self,
+        *,
+        queue_name: str | None = None,
+        state: State | None = None,
+        after: tuple[int, int] | None = None,
+        containing: Sequence[bytes] = (),
+    ) -> Iterator[Entry]:
+        return entries_in(self._db, queue_name=queue_name, state=state, after=after, containing=containing)
 
     def find(self, message_id: str) -> Entry | DeadLetter | None:
         rows = self._db.read(lambda con: con.execute(sql.FIND, (message_id.encode(),)).fetchall())
-        for row_id, queue, state, data, due_at, deliveries, claimed_at, owner in rows:
+        for row in rows:
             # The payload may hold the id of another message, as a pipeline's does.
-            try:
-                if Message.decode(data).message_id != message_id:
-                    continue
-            except Exception:
-                continue
-            if state == "dead":
-                return self.letter(str(row_id))
-            return Entry(
-                id=row_id,
-                queue_name=queue,
-                state=state,
-                data=data,
-                due_at=due_at,
-                deliveries=deliveries,
-                claimed_at=claimed_at,
-                owner=owner,
-            )
+            if is_message(row[3], message_id):
+                return self.letter(str(row[0])) if row[2] == "dead" else entry_of(row)
         return None
 
     def changed(self) -> bool:
@@ -240,220 +272,111 @@ class SQLiteStore:
             # Whoever holds something holds it in the original, and will not settle it here.
             copy.execute(sql.RELEASE_ALL)
             copy.execute(sql.UNREGISTER_ALL)
+            copy.execute(sql.END_JOURNEY)
 
     def check(self) -> list[str]:
-        def query(con: sqlite3.Connection) -> list[str]:
-            findings = [str(row[0]) for row in con.execute("PRAGMA integrity_check") if row[0] != "ok"]
-            findings += [
-                f"entry {row[0]} is claimed by a worker that is not registered" for row in con.execute(sql.ORPHANS)
-            ]
-            return findings
+        def query(con: sqlite3.Connection) -> tuple[list[str], list[str]]:
+            con.execute("BEGIN")  # so that all of them look at the same instant
+            try:
+                findings = [str(row[0]) for row in con.execute("PRAGMA integrity_check") if row[0] != "ok"]
+                findings += [
+                    f"entry {row[0]} is claimed by a worker that is not registered" for row in con.execute(sql.ORPHANS)
+                ]
+                return findings, numbers.check(con)
+            finally:
+                con.execute("COMMIT")
 
         try:
-            return self._db.read(query)
+            findings, miscounted = self._db.read(query)
+            if miscounted and not findings:
+                self._db.write(numbers.count_anew)
+            return findings + miscounted
         except StoreUnavailable as error:
             if isinstance(error.__cause__, sqlite3.DatabaseError) and "malformed" in str(error.__cause__):
                 return [str(error)]
             raise
 
+    # -- Pauses --------------------------------------------------------------------------------------------------
+
+    def pause(self, *, queue_name: str | None = None, actor_name: str | None = None, now: int) -> None:
+        self._pauses.pause(queue_name, actor_name, now)
+
+    def resume(self, *, queue_name: str | None = None, actor_name: str | None = None, now: int) -> None:
+        self._pauses.resume(queue_name, actor_name)
+
+    def paused(self) -> Paused:
+        return self._pauses.paused()
+
+    def hold(self, claims: Iterable[Claim], actor_name: str, *, now: int) -> int:
+        return self._pauses.hold(list(claims), actor_name)
+
+    # -- Counters ------------------------------------------------------------------------------------------------
+
+    def minutes(self, *, since_at: int, now: int) -> list[Minute]:
+        # What others in this process have counted and not written yet; of other processes it comes within a second.
+        for store in list(_stores):
+            if store.path == self.path:
+                try:
+                    store._counters.keep(now=now, at_once=True)
+                except StoreUnavailable:
+                    continue  # closed, or it cannot be written now
+        return self._counters.minutes(since_at=since_at)
+
+    def keep_counts(self, *, now: int) -> None:
+        self._counters.keep(now=now)
+
     # -- Workers -------------------------------------------------------------------------------------------------
 
-    def begin(self, claim: Claim) -> None:
+    def worker_started(self, owner: str, *, now: int) -> None:
+        self._workers.started(owner, now=now)
+
+    def worker_stopped(self) -> None:
+        self._workers.stopped()
+
+    def workers(self) -> list[WorkerStatus]:
+        return self._workers.statuses()
+
+    def begin(self, claim: Claim, *, now: int | None = None) -> None:
         """The message of this claim is being run from now on: if the process dies, it is a suspect."""
-        if self._worker is not None:
-            self._worker[1].begin(claim.id)
+        self._workers.begin(claim.id, now)
+
+    def stamp(self, *, now: int) -> None:
+        """Note down since when what was begun without saying so is run: since now, or little longer."""
+        self._workers.stamp(now)
 
     def end(self, claim: Claim) -> None:
         """The message of this claim was run."""
-        if self._worker is not None:
-            self._worker[1].end(claim.id)
+        self._workers.end(claim.id)
 
     def recover(self, *, now: int, max_crashes: int, notice_of: NoticeOf | None = None) -> list[DeadLetter]:
-        buried: list[DeadLetter] = []
-        rows = self._db.read(lambda con: con.execute(sql.WORKERS).fetchall())
-        own = os.path.basename(self._worker[1].path) if self._worker is not None else None
-        for worker, name, owner in rows:
-            path = os.path.join(os.path.dirname(self.path), name)
-            if name == own:
-                continue
-            if not name.startswith(f"{os.path.basename(self.path)}-worker-"):
-                # A copy of another file, or one that was renamed: whoever held this holds it there and not here.
-                buried += self._recover_from(worker, owner, frozenset(), now, max_crashes, notice_of)
-                continue
-            with dead_worker(path, owner) as running:
-                # Whoever has found it dead is the only one who touches what it held, until the block ends.
-                if running is not None:
-                    buried += self._recover_from(worker, owner, running, now, max_crashes, notice_of)
-                    remove_worker_file(path)
-        # Left by a process that died between the file and its row, or between the row and the file.
-        for path in other_worker_files(self.path, [own or "", *(name for _, name, _ in rows)]):
-            with dead_worker(path, "") as running:
-                if running is not None and not self._is_registered(path):
-                    remove_worker_file(path)
+        buried = self._workers.recover(now=now, max_crashes=max_crashes, notice_of=notice_of)
         if self.max_letter_age is not None:
             oldest = now - self.max_letter_age
             self._db.write(lambda con: con.execute(sql.TRIM_BY_AGE, (oldest,)), single=True)
+        self._pauses.let_go()
         return buried
-
-    def _recover_from(
-        self,
-        worker: int,
-        owner: str,
-        running: frozenset[int],
-        now: int,
-        max_crashes: int,
-        notice_of: NoticeOf | None,
-    ) -> list[DeadLetter]:
-        moves: list[tuple[str, tuple[object, ...]]] = []
-        buried = []
-        held = self._db.read(lambda con: con.execute(sql.HELD_BY, (worker,)).fetchall())
-        for row_id, queue, data, deliveries, claimed_at, token in held:
-            if row_id not in running:
-                moves.append((sql.RELEASE, (row_id, token)))
-                continue
-            error = ErrorInfo(
-                type="WorkerCrashed", message=f"the worker process {owner} died while running this message"
-            )
-            is_last = deliveries >= max_crashes
-            actor_name, data = _with_crash(data, error, owner, claimed_at, now, is_last=is_last)
-            if not is_last:
-                moves.append((sql.REDELIVER, (data, row_id, token)))
-                continue
-            letter = DeadLetter(
-                id=str(row_id),
-                reason="crashed",
-                queue_name=queue,
-                actor_name=actor_name,
-                died_at=now,
-                error=error,
-                data=data,
-            )
-            moves.append((sql.BURY, (now, letter.reason, _letter_text(letter), data, row_id, token)))
-            # Asked for before the transaction: it calls other people's hooks, which may want to write themselves.
-            notice = notice_of(letter) if notice_of is not None else None
-            if notice is not None:
-                moves.append((sql.PUT, (_first_id(now), notice[0], now, notice[1])))
-            buried.append(letter)
-
-        def move(con: sqlite3.Connection) -> None:
-            for statement, parameters in moves:
-                con.execute(statement, parameters)
-            con.execute(sql.UNREGISTER, (worker,))
-
-        self._db.write(move)
-        return buried
-
-    def _is_registered(self, path: str) -> bool:
-        name = os.path.basename(path)
-        return any(name == row[1] for row in self._db.read(lambda con: con.execute(sql.WORKERS).fetchall()))
-
-    def _register(self, owner: str, now: int) -> tuple[int, WorkerFile]:
-        with self._registering:
-            if self._worker is None:
-                try:
-                    file = WorkerFile(self.path)
-                except OSError as error:
-                    text = f"{self.path}: this process cannot say that it lives ({error.strerror}): nothing was claimed"
-                    raise StoreUnavailable(text) from error
-                try:
-                    row = (os.path.basename(file.path), owner, now)
-                    worker = self._db.write(lambda con: con.execute(sql.REGISTER, row).lastrowid or 0)
-                except BaseException:
-                    file.remove()
-                    raise
-                self._worker = (worker, file)
-            return self._worker
 
     def close(self) -> None:
         """Close the file. Claims that are still held are left for other processes to recover."""
-        if self._worker is not None:
-            worker, file = self._worker
-            self._worker = None
-
-            def move(con: sqlite3.Connection) -> bool:
-                if con.execute(sql.HELD_BY, (worker,)).fetchone() is not None:
-                    return False
-                con.execute(sql.UNREGISTER, (worker,))
-                return True
-
-            is_free = False
-            try:
-                is_free = self._db.write(move)
-            except StoreUnavailable:
-                pass  # the row stays, and whoever finds its process dead clears up
-            finally:
-                if is_free:
-                    file.remove()
-                else:
-                    file.abandon()
+        try:
+            self._counters.keep_last()
+        except StoreUnavailable:
+            pass
+        self._workers.leave()
         self._db.close()
 
     # -- Fork ----------------------------------------------------------------------------------------------------
 
     def after_fork_in_child(self) -> None:
         """Let go of what is the parent's: its claims, and the lock that says that it lives."""
-        if self._worker is not None:
-            self._worker[1].abandon()
+        self._workers.after_fork_in_child()
+        self._counters.forget()
         self._forget()
 
 
-def _with_crash(
-    data: bytes, error: ErrorInfo, owner: str, claimed_at: int, now: int, *, is_last: bool
-) -> tuple[str | None, bytes]:
-    """The actor's name, and the payload with the crash written into its history."""
-    try:
-        message = Message.decode(data)
-        append(
-            message.options,
-            Attempt(
-                n=last_number(message.options) + 1,
-                started_at=claimed_at,
-                duration=max(0, now - claimed_at),
-                error=error.type,
-                message=error.message,
-                delay=None if is_last else 0,
-                worker=owner,
-            ),
-        )
-        return message.actor_name, message.encode()
-    except Exception:
-        return None, data  # it cannot be decoded: that is found out when it is delivered
-
-
-def _first_id(now: int) -> int:
-    """The least id that an entry put at ``now`` may have."""
-    return max(1, now - _EPOCH << _ID_BITS)
-
-
-def _row_id(letter_id: str) -> int:
-    # As it was written and no other spelling, nor more than SQLite can count.
-    if not re.fullmatch(r"[1-9][0-9]{0,18}", letter_id, re.ASCII):
-        raise LetterNotFound(letter_id)
-    return min(int(letter_id), (1 << 63) - 1)
-
-
-def _letter_text(letter: DeadLetter) -> str:
-    error = letter.error
-    return json.dumps(
-        {
-            "actor": letter.actor_name,
-            "error": [error.type, error.message, error.place] if error is not None else None,
-            "traceback": letter.traceback,
-        }
-    )
-
-
-def _letter(row: tuple[Any, ...]) -> DeadLetter:
-    row_id, queue, died_at, reason, text, data = row
-    fields = json.loads(text)
-    error = fields["error"]
-    return DeadLetter(
-        id=str(row_id),
-        reason=reason,
-        queue_name=queue,
-        actor_name=fields["actor"],
-        died_at=died_at,
-        error=ErrorInfo(type=error[0], message=error[1], place=error[2]) if error is not None else None,
-        traceback=fields["traceback"],
-        data=data,
-    )
+def _queue_of(cursor: sqlite3.Cursor, entry_id: str) -> str:
+    """The queue that a move returned."""
+    rows = cursor.fetchall()
+    if not rows:
+        raise MessageNotFound(entry_id)
+    return str(rows[0][0])

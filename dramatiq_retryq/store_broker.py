@@ -7,34 +7,35 @@ a message that waits does so in the store and not in a worker's memory.
 from __future__ import annotations
 
 import math
-from datetime import timedelta
+from collections.abc import Mapping
 from typing import Any
 
-from dramatiq import Consumer, Message, MessageProxy, QueueJoinTimeout, QueueNotFound, get_encoder
+from dramatiq import Consumer, Message, MessageProxy, QueueJoinTimeout, QueueNotFound
 from dramatiq.common import q_name
 from dramatiq.middleware import Middleware, Retries, default_middleware
 
-from ._dramatiq import exception_of, plain_message
-from .clock import Clock, SystemClock, milliseconds
-from .consumer import ClaimedMessage, Line, StoreConsumer
-from .dead_letters import LETTER_OPTION, DeadLetters
-from .errors import ConfigError, EncodeError, LetterNotFound, MessageDied
+from ._dramatiq import consumers_of, exception_of, plain_message
+from .clock import BrokerClock, Clock
+from .consumer import ClaimedMessage, StoreConsumer
+from .dead_letters import LETTER_OPTION, DeadLetters, is_as_sent, undecodable
+from .due import delayed
+from .errors import ConfigError, LetterNotFound, MessageDied, StoreUnavailable
+from .line import Line
 from .logs import log
 from .middleware import RetryQueue
+from .pausing import PausingBroker
+from .payload import encoded, encoded_without_eta
 from .queue_view import QueueView
-from .records import Claim, DeadLetter, ErrorInfo, QueueCounts, Whereabouts
-from .signals import SignallingBroker
-from .store import Store
+from .records import Claim, DeadLetter, QueueCounts, Whereabouts
+from .store import Outcome, Store
+from .this_process import this_process
 
 __all__ = ["StoreBroker"]
-
-#: No eta is later than this: the year 9999, in ms since the epoch.
-_LAST_INSTANT = 253_402_300_800_000
 
 _DROPPED = "The oldest dead letters (%d) were dropped: there is no room for more. Replay or discard some."
 
 
-class StoreBroker(SignallingBroker):
+class StoreBroker(PausingBroker):
     """What the brokers of this package have in common: all of Dramatiq's ``Broker``, over a store.
 
     Args:
@@ -59,12 +60,11 @@ class StoreBroker(SignallingBroker):
         clock: Clock | None = None,
         fail_fast_default: bool = True,
     ) -> None:
-        self.store = store
-        self.clock: Clock = clock if clock is not None else SystemClock()
+        self.clock: Clock = clock if clock is not None else BrokerClock()
         self.fail_fast_default = fail_fast_default
-        self._lines: dict[str, Line] = {}
         #: Whether a worker is being stopped: its consumers must not sleep for long.
         self.is_stopping = False
+        self._workers = 0
         if middleware is None:
             own = RetryQueue() if retry_queue is None else retry_queue
             middleware = [own if cls is Retries else cls() for cls in default_middleware]
@@ -72,7 +72,7 @@ class StoreBroker(SignallingBroker):
             raise ConfigError(
                 f"{type(self).__name__}: middleware and retry_queue cannot be given together: put yours into the list"
             )
-        super().__init__(middleware)
+        super().__init__(store, middleware)
         self.queues: dict[str, QueueView] = {}
         self._dead_letters = DeadLetters(store, self.clock, self._wake)
 
@@ -115,13 +115,30 @@ class StoreBroker(SignallingBroker):
 
     def _before_worker_boot(self, *args: Any) -> None:
         self.is_stopping = False
+        self.refresh_pauses()
+        self._workers += 1
+        if self._workers == 1:
+            try:
+                self.store.worker_started(this_process(), now=self.clock.now())
+            except StoreUnavailable:
+                pass  # it is listed once it can claim something
 
-    def _before_worker_shutdown(self, *args: Any) -> None:
+    def _before_worker_shutdown(self, worker: object) -> None:
         self.is_stopping = True
+        for consumer in consumers_of(worker):
+            if isinstance(consumer, StoreConsumer):
+                consumer.leave()
         for line in self._lines.values():
             line.wake_all()
 
     def _after_worker_shutdown(self, *args: Any) -> None:
+        self._workers = max(0, self._workers - 1)
+        if self._workers == 0:
+            self.store.worker_stopped()
+            try:
+                self.store.keep_counts(now=self.clock.now())
+            except StoreUnavailable:
+                pass  # they are written with the next commit
         # Held for join() only, and with them every frame they came through.
         for line in self._lines.values():
             line.first_death = None
@@ -164,12 +181,12 @@ class StoreBroker(SignallingBroker):
         queue_name = self._declared(message.queue_name)
         if delay is None and "eta" not in message.options and queue_name == message.queue_name:
             self.emit_before("enqueue", message, delay)
-            data = _encode(message)
+            data = encoded(message)
             now = due_at = self.clock.now()
         else:
-            message, delay, due_at = self._delayed(message, queue_name, delay)
+            message, delay, due_at = delayed(message, queue_name, delay, self.clock, self.logger)
             self.emit_before("enqueue", message, delay)
-            data = _encode_without_eta(message)
+            data = encoded_without_eta(message)
             now = self.clock.now()
         self.store.put(queue_name, data, due_at=due_at, now=now, exempt=self._is_exempt(message))
         line = self._lines[queue_name]
@@ -185,29 +202,7 @@ class StoreBroker(SignallingBroker):
         """Whether a message has its place in a full broker: it is there for one that gave its own up."""
         return LETTER_OPTION in message.options
 
-    def _delayed(self, message: Message[Any], queue_name: str, delay: Any) -> tuple[Message[Any], int | None, int]:
-        """A copy of the message with the instant at which it is due, the delay in ms, and that instant."""
-        if delay is not None:
-            if _is_negative(delay):
-                delay = 0
-            delay = milliseconds(delay, f"message to actor {message.actor_name!r}: delay")
-            due_at = self.clock.due_in(delay)
-        else:
-            eta: Any = message.options.get("eta")
-            due_at = math.ceil(eta) if self.is_instant(message, eta) else self.clock.now()
-        copy = plain_message(message).copy(queue_name=queue_name, options={"eta": due_at})
-        return copy, delay, due_at
-
-    def is_instant(self, message: Message[Any], eta: object) -> bool:
-        """Whether an eta is one. What is not is due now, as in Dramatiq's worker."""
-        if isinstance(eta, (int, float)) and abs(eta) < _LAST_INSTANT:
-            return True
-        if eta is not None:
-            text = "Invalid eta value for message %r: %.100r. It is due now."
-            log(self.logger, "warning", text, message.message_id, eta)
-        return False
-
-    def reschedule(self, message: MessageProxy, *, delay: int) -> None:
+    def reschedule(self, message: MessageProxy, *, delay: int, outcome: Outcome = "retried") -> None:
         """Move a message that a worker holds back to waiting, as it is now, in one move.
 
         To other middleware it looks like an enqueue with that delay. The worker's ack that follows does nothing.
@@ -215,6 +210,7 @@ class StoreBroker(SignallingBroker):
         Args:
             message: as the consumer gave it.
             delay: milliseconds until it is due.
+            outcome: what it counts as.
 
         Raises:
             ClaimLost: the message is no longer held.
@@ -225,7 +221,7 @@ class StoreBroker(SignallingBroker):
         due_at = self.clock.due_in(delay)
         # The arguments as they were sent: an actor may have changed the list that it was given.
         copy = plain_message(message)
-        if not _is_as_sent(copy):
+        if not is_as_sent(copy):
             copy = Message.decode(claim.data)
         # Not copy.copy(): dataclasses.replace takes as long as decoding.
         copy = Message(
@@ -238,7 +234,8 @@ class StoreBroker(SignallingBroker):
             copy.message_timestamp,
         )
         self.emit_before("enqueue", copy, delay)
-        self.store.reschedule(claim, data=_encode_without_eta(copy), due_at=due_at, now=self.clock.now())
+        data, now = encoded_without_eta(copy), self.clock.now()
+        self.store.reschedule(claim, data=data, due_at=due_at, now=now, outcome=outcome)
         claimed.settled = True
         self._wake(claim.queue_name, due_at)
         self.emit_after("enqueue", copy, delay)
@@ -255,6 +252,7 @@ class StoreBroker(SignallingBroker):
             QueueNotFound: the queue was not declared.
         """
         queue_name = self._declared(queue_name)
+        self.refresh_pauses()
         return self._consumer_class(self, queue_name, self._lines[queue_name], prefetch, timeout)
 
     def flush(self, queue_name: str) -> None:
@@ -273,6 +271,8 @@ class StoreBroker(SignallingBroker):
     def join(self, queue_name: str, *, timeout: int | None = None, fail_fast: bool | None = None) -> None:
         """Wait until nothing of a queue waits or is being worked on; for tests.
 
+        What cannot run because its queue or its actor is paused is not waited for.
+
         Args:
             queue_name: a declared queue.
             timeout: how long to wait at the most, in ms.
@@ -286,12 +286,16 @@ class StoreBroker(SignallingBroker):
         queue_name = self._declared(queue_name)
         line = self._lines[queue_name]
         seconds, waited = (timeout / 1000 if timeout else math.inf), 0.0
-        while not line.wait_until(lambda: self.store.is_idle(queue_name), min(self._join_every, seconds - waited)):
+        self.refresh_pauses()
+        while not line.wait_until(lambda: self._is_idle(queue_name), min(self._join_every, seconds - waited)):
             waited += self._join_every
             if waited >= seconds:
                 raise QueueJoinTimeout(f"timed out after {seconds:.02f} seconds")  # type: ignore[no-untyped-call]
         if self.fail_fast_default if fail_fast is None else fail_fast:
             self._raise_first_death(queue_name, line)
+
+    def _is_idle(self, queue_name: str) -> bool:
+        return self.store.is_idle(queue_name, paused=queue_name in self.paused.queues)
 
     def _raise_first_death(self, queue_name: str, line: Line) -> None:
         if line.first_death is not None and self._is_dead(line.first_death[0]):
@@ -310,31 +314,7 @@ class StoreBroker(SignallingBroker):
 
     def lookup(self, message_id: str) -> Whereabouts:
         """Where a message is now. Looks at everything there is: for people, not for a hot path."""
-        found = self.store.find(message_id)
-        if found is None:
-            return Whereabouts(message_id=message_id, state="unknown")
-        message = Message.decode(found.data)
-        retries = message.options.get("retries", 0)
-        if isinstance(found, DeadLetter):
-            return Whereabouts(
-                message_id=message_id,
-                state="dead",
-                queue_name=found.queue_name,
-                actor_name=found.actor_name,
-                retries=retries,
-                reason=found.reason,
-                letter_id=found.id,
-            )
-        return Whereabouts(
-            message_id=message_id,
-            state=found.state,
-            queue_name=found.queue_name,
-            actor_name=message.actor_name,
-            retries=retries,
-            due_at=found.due_at,
-            claimed_at=found.claimed_at,
-            claimed_by=found.owner,
-        )
+        return Whereabouts.of(message_id, self.store.find(message_id))
 
     def counts(self) -> dict[str, QueueCounts]:
         """By queue: how many are due, wait for later, are being worked on, are dead; and the oldest due instant."""
@@ -353,10 +333,22 @@ class StoreBroker(SignallingBroker):
 
     # -- For the consumers ---------------------------------------------------------------------------------------
 
+    def wake(self, queue_name: str, due_at: int) -> None:
+        """Something is due in this queue at ``due_at`` that this broker's own ``enqueue`` did not store."""
+        self._wake(queue_name, due_at)
+
     def _wake(self, queue_name: str, due_at: int) -> None:
         line = self._lines.get(queue_name)
         if line is not None and line.sleepers:
             line.wake_before(due_at)
+
+    def waiting_changed(self, queue_name: str, due_at: int | None = None) -> None:
+        """Something that waits was moved or dropped: tell who sleeps until it is due, or waits for the end of it."""
+        if due_at is not None:
+            self._wake(queue_name, due_at)
+        line = self._lines.get(queue_name)
+        if line is not None and line.joiners:
+            line.notify_joiners()
 
     def bury(
         self,
@@ -381,11 +373,11 @@ class StoreBroker(SignallingBroker):
         try:
             queue_name = self._declared(notice.queue_name)
             self.emit_before("enqueue", notice, None)
-            return queue_name, _encode(notice)
+            return queue_name, encoded(notice)
         except Exception as error:
             retry_queue = self._retry_queue()
             if retry_queue is not None:
-                retry_queue.report_untold(letter, notice.actor_name, error)
+                retry_queue.deaths.report_untold(letter, notice.actor_name, error)
             return None
 
     def _is_dead(self, letter_id: str) -> bool:
@@ -396,18 +388,14 @@ class StoreBroker(SignallingBroker):
         return True
 
     def bury_undecodable(self, claim: Claim, error: BaseException) -> None:
-        letter = DeadLetter(
-            id=str(claim.id),
-            reason="undecodable",
-            queue_name=claim.queue_name,
-            actor_name=None,
-            died_at=self.clock.now(),
-            # The class only: a decoder's error quotes the payload.
-            error=ErrorInfo(type=type(error).__name__, message="the payload is no message"),
-            data=claim.data,
-        )
+        self.bury_unrun(claim, undecodable(claim, error, now=self.clock.now()), error, {})
+
+    def bury_unrun(
+        self, claim: Claim, letter: DeadLetter, error: BaseException | None, options: Mapping[str, Any]
+    ) -> None:
+        """Bury, tell and report a death of which no worker's nack tells; ``options`` are the message's."""
         retry_queue = self._retry_queue()
-        notice = retry_queue.notice(self, letter, {}) if retry_queue is not None else None
+        notice = retry_queue.deaths.notice(self, letter, options) if retry_queue is not None else None
         self.bury(claim, letter, error, notice)
         self._report(letter)
 
@@ -418,51 +406,7 @@ class StoreBroker(SignallingBroker):
         """Log a death that no worker's nack reports."""
         retry_queue = self._retry_queue()
         if retry_queue is not None:
-            retry_queue.report(letter)
+            retry_queue.deaths.report(letter)
         else:
             text = "A message of queue %r is dead (%s): letter %s."
             log(self.logger, "error", text, letter.queue_name, letter.reason, letter.id)
-
-
-def _is_negative(delay: object) -> bool:
-    if isinstance(delay, timedelta):
-        return delay < timedelta(0)
-    return isinstance(delay, (int, float)) and not isinstance(delay, bool) and delay < 0
-
-
-def _is_as_sent(message: Message[Any]) -> bool:
-    # What a hook put among the keyword arguments, or an actor into a list, is not sent again.
-    return not message.kwargs and all(type(argument) in _SCALARS for argument in message.args)
-
-
-_SCALARS = frozenset({int, str, float, bool, type(None)})
-
-
-def _encode(message: Message[Any]) -> bytes:
-    try:
-        # Not message.encode(): it looks up the names of the fields for each message.
-        return get_encoder().encode(
-            {
-                "queue_name": message.queue_name,
-                "actor_name": message.actor_name,
-                "args": message.args,
-                "kwargs": message.kwargs,
-                "options": message.options,
-                "message_id": message.message_id,
-                "message_timestamp": message.message_timestamp,
-            }
-        )
-    except Exception as error:
-        raise EncodeError(
-            f"message to actor {message.actor_name!r} cannot be encoded ({type(error).__name__}: {error}): send plain "
-            "values or ids in place of objects, or set another encoder with dramatiq.set_encoder()"
-        ) from error
-
-
-def _encode_without_eta(message: Message[Any]) -> bytes:
-    """Encode a message whose options are its own: what is delivered has no eta."""
-    eta = message.options.pop("eta")
-    try:
-        return _encode(message)
-    finally:
-        message.options["eta"] = eta

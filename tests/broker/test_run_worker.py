@@ -332,20 +332,20 @@ def test_sigterm_while_the_main_thread_is_sending_does_not_hang(python: Any, han
         + ("" if handler == "SIG_DFL" else "\n    signal.signal(signal.SIGTERM, lambda *args: None)\n")
         + """
     import faulthandler
-    from dramatiq_retryq import memory_store
+    from dramatiq_retryq import memory_queue
 
     faulthandler.dump_traceback_later(3, exit=True)
-    add = memory_store._Queue.add
+    add = memory_queue.MemoryQueue.add
 
     def interrupted(self, entry, now):  # the signal comes while the store's lock is held
         if threading.current_thread() is threading.main_thread():
-            memory_store._Queue.add = add
+            memory_queue.MemoryQueue.add = add
             os.kill(os.getpid(), signal.SIGTERM)
         return add(self, entry, now)
 
     with run_worker(broker, threads=1, worker_timeout=5, stop_timeout=1000):
         begun.wait()
-        memory_store._Queue.add = interrupted
+        memory_queue.MemoryQueue.add = interrupted
         work.send(10)
     report()
 """

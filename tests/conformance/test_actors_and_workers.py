@@ -20,6 +20,7 @@ from dramatiq.middleware import (
     CurrentMessage,
     Middleware,
     Retries,
+    Shutdown,
     SkipMessage,
     TimeLimit,
     TimeLimitExceeded,
@@ -278,6 +279,30 @@ def test_what_a_stopped_worker_had_prefetched_is_not_lost(broker: Any, running: 
         worker.workers[0].stop()
         go_on.set()
     assert waiting(broker) == 9
+
+
+def test_what_a_shutdown_interrupts_is_not_begun_again_by_the_worker_that_stops(broker: Any, running: Any) -> None:
+    begun, never = threading.Event(), threading.Event()
+    ended: list[str] = []
+
+    @dramatiq.actor(notify_shutdown=True)
+    def work() -> None:
+        if ended:
+            ended.append("begun again")
+            return
+        begun.set()
+        try:
+            for _ in range(PATIENCE):
+                never.wait(0.001)
+        except Shutdown:
+            ended.append("interrupted")
+            raise
+
+    work.send()
+    # Its idle threads wait that long for one message more, stopped or not.
+    with running(broker, threads=8, timeout=400):
+        assert begun.wait(PATIENCE / 1000)
+    assert ended == ["interrupted"]
 
 
 def test_an_async_actor_runs(broker: Any, finish: Finish) -> None:

@@ -124,6 +124,8 @@ def test_a_pipeline_waits_for_the_delay_that_it_is_told(broker: Any, running: An
     pipe = first | second
     pipe.run(**({"delay": delay} if where == "pipeline" else {}))
     with running(broker):
+        if where == "second":
+            assert pipe.messages[0].get_result(block=True) == 1
         with pytest.raises(ResultTimeout):
             pipe.get_result(block=True, timeout=40)
         assert pipe.completed_count == (1 if where == "second" else 0)

@@ -19,12 +19,12 @@ from dramatiq_retryq.dead_letters import DeadLetters
 from dramatiq_retryq.errors import ClaimLost, LetterNotFound, QueueFull
 from dramatiq_retryq.records import Claim, DeadLetter, QueueCounts
 from dramatiq_retryq.store import Store
+from tests.contract.steps import NOW, letter_for
 
 T = TypeVar("T")
 
 pytestmark = pytest.mark.usefixtures("eager_threads")
 
-NOW = 1_767_225_600_000
 THREADS = 4
 #: How long to wait for a thread that should be done at once, in seconds: only a broken store ever waits.
 PATIENCE = 30
@@ -77,17 +77,6 @@ def claims(store: Store, *, limit: int = 1, now: int = NOW) -> Iterator[Claim]:
     """Claim until nothing that is due is left."""
     while claimed := store.claim("default", now=now, limit=limit, owner="host:1"):
         yield from claimed
-
-
-def letter_for(claim: Claim) -> DeadLetter:
-    return DeadLetter(
-        id=str(claim.id),
-        reason="exhausted",
-        queue_name=claim.queue_name,
-        actor_name="add",
-        died_at=NOW,
-        data=claim.data,
-    )
 
 
 def bury_all(store: Store) -> None:

@@ -8,69 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from dramatiq import Message
 
 import dramatiq_retryq.store
 from dramatiq_retryq.errors import ClaimLost, LetterNotFound, QueueFull
-from dramatiq_retryq.records import Claim, DeadLetter, Entry, ErrorInfo, QueueCounts
+from dramatiq_retryq.records import Claim, DeadLetter, Entry, QueueCounts
 from dramatiq_retryq.store import Store
-
-NOW = 1_767_225_600_000
-HOUR = 3_600_000
-
-
-def encoded(message_id: str = "m", queue: str = "default", **options: Any) -> bytes:
-    return Message(
-        queue_name=queue,
-        actor_name="add",
-        args=(1, 2),
-        kwargs={},
-        options=options,
-        message_id=message_id,
-        message_timestamp=NOW,
-    ).encode()
-
-
-def put(store: Store, queue: str = "default", *, data: bytes = b"payload", due_at: int = NOW, now: int = NOW) -> int:
-    return store.put(queue, data, due_at=due_at, now=now)
-
-
-def claim(store: Store, queue: str = "default", *, now: int = NOW, limit: int = 1_000) -> list[Claim]:
-    return list(store.claim(queue, now=now, limit=limit, owner="host:1"))
-
-
-def claim_one(store: Store, queue: str = "default", *, now: int = NOW) -> Claim:
-    [claimed] = claim(store, queue, now=now, limit=1)
-    return claimed
-
-
-def ids(claims: list[Claim]) -> list[int]:
-    return [claim.id for claim in claims]
-
-
-def letter_for(claim: Claim, *, died_at: int = NOW, data: bytes | None = None) -> DeadLetter:
-    return DeadLetter(
-        id=str(claim.id),
-        reason="exhausted",
-        queue_name=claim.queue_name,
-        actor_name="add",
-        died_at=died_at,
-        error=ErrorInfo(type="ValueError", message="bad input", place="app.py:3 in add"),
-        traceback="Traceback (most recent call last): …",
-        data=claim.data if data is None else data,
-    )
-
-
-def die(store: Store, queue: str = "default", *, data: bytes = b"payload", died_at: int = NOW) -> str:
-    """Put an entry, claim and bury it; the id of its letter."""
-    entry_id = put(store, queue, data=data, due_at=0, now=0)
-    claimed = claim_one(store, queue, now=0)
-    assert claimed.id == entry_id
-    store.bury(claimed, letter_for(claimed, died_at=died_at))
-    return str(entry_id)
+from tests.contract.steps import HOUR, NOW, claim, claim_one, die, encoded, ids, letter_for, put
 
 
 def seen(store: Store) -> object:
@@ -92,13 +37,18 @@ def sentences(text: str) -> list[str]:
 
 def test_every_sentence_of_the_contract_has_a_test() -> None:
     contract = sentences(dramatiq_retryq.store.__doc__ or "")
-    sections = re.split(r"^(?=# \d+\. )", Path(__file__).read_text(encoding="utf-8"), flags=re.M)[1:]
+    files = [Path(__file__), Path(__file__).with_name("test_store_contract_operators.py")]
+    sections = [
+        section
+        for file in files
+        for section in re.split(r"^(?=# \d+\. )", file.read_text(encoding="utf-8"), flags=re.M)[1:]
+    ]
     tested = [
         sentences(re.sub(r"^# ?", "", section.split("\n\n", 1)[0], flags=re.M))[0]
         for section in sections
         if "\ndef test_" in section
     ]
-    assert len(contract) == 22
+    assert len(contract) == 33
     assert tested == contract
 
 
@@ -693,7 +643,7 @@ def test_discarding_one_letter_leaves_the_others(store: Store) -> None:
     assert [letter.id for letter in store.letters()] == [second]
 
 
-# 16. ``next_due`` is the due instant of the first waiting entry, due or not.
+# 16. ``next_due`` is the due instant of the first waiting entry that is not held, due or not.
 
 
 @pytest.mark.parametrize("offset", [-HOUR, 0, HOUR])
@@ -730,10 +680,10 @@ def test_next_due_is_that_of_one_queue(store: Store) -> None:
     assert store.next_due("default") == NOW + 5
 
 
-# 17. ``counts`` and ``find`` change nothing.
+# 17. ``counts``, ``find``, ``entry`` and ``entries`` change nothing.
 
 
-def test_counts_and_find_change_nothing(store: Store) -> None:
+def test_who_looks_changes_nothing(store: Store) -> None:
     die(store, data=encoded("dead"))
     put(store, data=encoded("claimed"))
     claimed = claim_one(store)
@@ -742,6 +692,8 @@ def test_counts_and_find_change_nothing(store: Store) -> None:
     for message_id in ("dead", "claimed", "waiting-1", "nobody"):
         store.find(message_id)
         store.counts(now=NOW + HOUR)
+        assert len(list(store.entries())) == 4
+        assert store.entry(str(claimed.id)) is not None
     assert seen(store) == before
     assert ids(claim(store)) == arrived[::-1]
     store.finish(claimed)

@@ -25,6 +25,7 @@ from dramatiq_retryq.clock import VirtualClock
 
 PACKAGE = str(Path(dramatiq_retryq.__file__).parent)
 HOOKS = ("after_process_message", "before_nack", "after_nack")
+STORE = ("_store.py", "memory_letters.py", "memory_queue.py")
 ERROR, INTERRUPT = RuntimeError("anything"), TimeLimitExceeded()
 
 
@@ -54,7 +55,7 @@ class Saboteur:
 
     def _enter(self, frame: FrameType, event: str, argument: object) -> Any:
         name = frame.f_code.co_filename
-        return self._line if name.startswith(PACKAGE) and not name.endswith("_store.py") else None
+        return self._line if name.startswith(PACKAGE) and not name.endswith(STORE) else None
 
     def _line(self, frame: FrameType, event: str, argument: object) -> Any:
         name, line = frame.f_code.co_filename, frame.f_lineno
@@ -77,6 +78,7 @@ def quiet() -> Iterator[None]:
 
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.skipif(sys.gettrace() is not None, reason="a debugger or a coverage tool is tracing")
+@pytest.mark.parametrize("metrics", [False, True], ids=["not counted", "counted"])
 @pytest.mark.parametrize(
     ("max_retries", "error", "hooks"),
     [
@@ -96,14 +98,14 @@ def quiet() -> Iterator[None]:
     ],
 )
 def test_wherever_something_raises_the_message_is_there_once(
-    clock: VirtualClock, drain: Any, max_retries: int, error: BaseException, hooks: tuple[str, ...]
+    clock: VirtualClock, drain: Any, max_retries: int, error: BaseException, hooks: tuple[str, ...], metrics: bool
 ) -> None:
     wrong = []
     number = 0
     while True:
         number += 1
         saboteur = Saboteur(number, error)
-        retry_queue = RetryQueue(max_retries=max_retries, backoff=[1000], dead_letter_actor="morgue")
+        retry_queue = RetryQueue(max_retries=max_retries, backoff=[1000], dead_letter_actor="morgue", metrics=metrics)
         saboteur.sabotage(retry_queue, hooks)
         broker = MemoryBroker([retry_queue], clock=clock)
         dramatiq.actor(lambda letter: None, broker=broker, actor_name="morgue", queue_name="morgue")

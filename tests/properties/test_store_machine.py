@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,10 +22,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from dramatiq_retryq.errors import ClaimLost, LetterNotFound, QueueFull
+from dramatiq_retryq.errors import ClaimLost, LetterNotFound, MessageNotFound, QueueFull
 from dramatiq_retryq.memory_store import MemoryStore
 from dramatiq_retryq.records import Claim, DeadLetter, Entry, QueueCounts
 from dramatiq_retryq.sqlite_store import SQLiteStore
+from dramatiq_retryq.status import Rates
 from dramatiq_retryq.store import Store
 
 
@@ -44,6 +46,7 @@ STORES = {
 NOW = 1_767_225_600_000
 QUEUES = ["default", "other"]
 queues = st.sampled_from(QUEUES)
+actors = st.sampled_from(["add", "subtract"])
 #: How far from now an entry is due (ms): so near that instants often meet.
 offsets = st.integers(-3, 3)
 
@@ -60,6 +63,7 @@ class Row:
     state: str = "waiting"
     claim: Claim | None = None
     died_at: int = 0
+    held_for: str | None = None
 
     @property
     def place(self) -> tuple[int, int]:
@@ -111,6 +115,8 @@ class StoreBesideADict(RuleBasedStateMachine):
         self.lost: list[Claim] = []
         self.arrivals = 0
         self.deaths = 0
+        self.paused: set[str] = set()
+        self.happened: Counter[str] = Counter()
 
     @initialize(
         max_messages=st.none() | st.integers(4, 12),
@@ -200,13 +206,18 @@ class StoreBesideADict(RuleBasedStateMachine):
                     self.store.put(queue, data, due_at=due_at, now=self.now)
             else:
                 entry_id = self.store.put(queue, data, due_at=due_at, now=self.now, exempt=exempt)
+                self.happened["sent"] += 1
                 self.note(entry_id, queue, data, message_id, due_at)
 
     @precondition(anything_waits)
     @rule(queue=queues, limit=st.integers(0, 4), after=offsets)
     def claim(self, queue: str, limit: int, after: int) -> None:
         self.now += after  # back too, as when the clock is set
-        due = [(entry_id, row) for entry_id, row in self.among("waiting", queue=queue) if row.due_at <= self.now]
+        due = [
+            (entry_id, row)
+            for entry_id, row in self.among("waiting", queue=queue)
+            if row.due_at <= self.now and row.held_for is None
+        ]
         due = sorted(due, key=lambda item: item[1].place)[:limit]
         claims = self.store.claim(queue, now=self.now, limit=limit, owner="host:1")
         assert [(c.id, c.queue_name, c.data, c.due_at, c.deliveries, c.claimed_at) for c in claims] == [
@@ -221,6 +232,7 @@ class StoreBesideADict(RuleBasedStateMachine):
         claim = data.draw(st.sampled_from(self.held()))
         if move == "finish":
             self.store.finish(claim)
+            self.happened["succeeded"] += 1
             self.lose(claim)
             del self.rows[claim.id]
         elif move == "reschedule":
@@ -233,6 +245,7 @@ class StoreBesideADict(RuleBasedStateMachine):
         row.state, row.due_at = "waiting", due_at
         row.data = self.payload(row.queue, row.message_id, retries=len(self.lost))
         self.store.reschedule(claim, data=row.data, due_at=row.due_at, now=self.now)
+        self.happened["retried"] += 1
 
     def bury(self, claim: Claim, *, notice_to: str | None) -> None:
         self.deaths += 1
@@ -243,7 +256,9 @@ class StoreBesideADict(RuleBasedStateMachine):
         known = {entry.id for entry in self.everything()}
         dropped = self.store.bury(claim, self.letter(claim.id, row), notice=notice)
         self.lose(claim).state = "dead"
+        self.happened["died"] += 1
         if notice is not None:
+            self.happened["sent"] += 1
             [told] = [entry for entry in self.everything() if entry.id not in known]
             self.note(told.id, notice[0], notice[1], f"m-{self.arrivals}-", row.died_at)
         surplus = [] if self.max_dead_letters is None else self.letters()[self.max_dead_letters :]
@@ -264,9 +279,58 @@ class StoreBesideADict(RuleBasedStateMachine):
                 self.lose(claim).state = "waiting"
         else:
             assert list(self.store.finish_many(iter([*bad, *good]))) == bad
+            self.happened["succeeded"] += len(good)
             for claim in good:
                 self.lose(claim)
                 del self.rows[claim.id]
+
+    @rule(actor=actors, is_paused=st.booleans())
+    def pause(self, actor: str, is_paused: bool) -> None:
+        if is_paused:
+            self.store.pause(actor_name=actor, now=self.now)
+            self.paused.add(actor)
+        else:
+            self.store.resume(actor_name=actor, now=self.now)
+            self.paused.discard(actor)
+            for _, row in self.among("waiting"):
+                if row.held_for == actor:
+                    row.held_for = None
+        assert self.store.paused().actors == self.paused
+
+    @precondition(anything_is_held)
+    @rule(actor=actors, data=st.data())
+    def hold(self, actor: str, data: st.DataObject) -> None:
+        claims = data.draw(st.lists(st.sampled_from(self.held()), max_size=3, unique_by=id))
+        is_paused = actor in self.paused
+        assert self.store.hold(iter(claims), actor, now=self.now) == (len(claims) if is_paused else 0)
+        for claim in claims:
+            row = self.lose(claim)
+            row.state, row.held_for = "waiting", actor if is_paused else None
+
+    @precondition(anything_waits)
+    @rule(offset=st.none() | offsets, data=st.data())
+    def redirect(self, offset: int | None, data: st.DataObject) -> None:
+        entry_id, row = data.draw(st.sampled_from(self.among("waiting")))
+        if offset is None:
+            assert self.store.cancel(str(entry_id)) == row.queue
+            del self.rows[entry_id]
+        else:
+            row.due_at = self.now + offset
+            assert self.store.move(str(entry_id), due_at=row.due_at, now=self.now) == row.queue
+
+    @precondition(anything_is_held)
+    @rule(data=st.data())
+    def redirect_what_is_claimed(self, data: st.DataObject) -> None:
+        claim = data.draw(st.sampled_from(self.held()))
+        with pytest.raises(MessageNotFound):
+            self.store.cancel(str(claim.id))
+        with pytest.raises(MessageNotFound):
+            self.store.move(str(claim.id), due_at=self.now, now=self.now)
+
+    @rule(after=st.integers(0, 3_000))
+    def keep_counts(self, after: int) -> None:
+        self.now += after
+        self.store.keep_counts(now=self.now)
 
     @precondition(anything_is_lost)
     @rule(move=st.sampled_from(["finish", "reschedule", "bury"]), data=st.data())
@@ -321,20 +385,41 @@ class StoreBesideADict(RuleBasedStateMachine):
         wanted = {}
         for queue in QUEUES:
             waiting = [row.due_at for _, row in self.among("waiting", queue=queue)]
+            free = [row.due_at for _, row in self.among("waiting", queue=queue) if row.held_for is None]
             due = sum(due_at <= self.now for due_at in waiting)
             counts = QueueCounts(
                 due=due,
                 later=len(waiting) - due,
                 claimed=len(self.among("claimed", queue=queue)),
                 dead=len(self.among("dead", queue=queue)),
+                held=len(waiting) - len(free),
                 oldest_due_at=min(waiting, default=None),
             )
             if counts != QueueCounts():
                 wanted[queue] = counts
-            assert self.store.next_due(queue) == counts.oldest_due_at
+            assert self.store.next_due(queue) == min(free, default=None)
             assert self.store.unfinished(queue) == len(waiting) + counts.claimed
-            assert self.store.is_idle(queue) == (not waiting and not counts.claimed)
+            assert self.store.is_idle(queue) == (not free and not counts.claimed)
+            assert self.store.is_idle(queue, paused=True) == (not counts.claimed)
         assert self.store.counts(now=self.now) == wanted
+
+    @invariant()
+    def the_entries_are_those_of_the_dict_in_order(self) -> None:
+        wanted = sorted(self.among("waiting", "claimed"), key=lambda item: (item[1].due_at, item[0]))
+        listed = list(self.store.entries())
+        assert [(entry.id, entry.state, entry.held_for) for entry in listed] == [
+            (entry_id, row.state, row.held_for) for entry_id, row in wanted
+        ]
+        if listed:
+            middle = listed[len(listed) // 2]
+            behind = list(self.store.entries(after=(middle.due_at, middle.id)))
+            assert behind == listed[len(listed) // 2 + 1 :]
+
+    @invariant()
+    def what_happened_was_counted(self) -> None:
+        rates = Rates.sum(minute.rates for minute in self.store.minutes(since_at=0, now=self.now))
+        counted = {"sent": rates.sent, "succeeded": rates.succeeded, "retried": rates.retried, "died": rates.died}
+        assert counted == {name: self.happened[name] for name in counted}
 
     @invariant()
     def the_letters_are_those_of_the_dict(self) -> None:
@@ -356,6 +441,7 @@ class StoreBesideADict(RuleBasedStateMachine):
                 data=row.data,
                 due_at=row.due_at,
                 deliveries=0,
+                held_for=row.held_for,
             )
             if row.claim is not None:
                 claimed_at, owner = row.claim.claimed_at, row.claim.owner

@@ -22,11 +22,13 @@ from queue import PriorityQueue
 from typing import Any
 
 import dramatiq
+import version_1  # it lies beside this script
 from dramatiq import Message
 from dramatiq.worker import ConsumerThread, WorkerThread
 
 from dramatiq_retryq import RetryQueue, SQLiteBroker
 from dramatiq_retryq.clock import VirtualClock
+from dramatiq_retryq.operations import Operations
 from dramatiq_retryq.records import read_attempts
 
 QUEUE = "default"
@@ -68,6 +70,7 @@ class App:
         self.clock = VirtualClock()
         self.broker = SQLiteBroker(path, clock=self.clock, retry_queue=RetryQueue(jitter="none"), **options)
         dramatiq.set_broker(self.broker)
+        self.operations = Operations.of(self.broker)
 
         @dramatiq.actor(broker=self.broker)
         def call(message: str) -> None:
@@ -265,6 +268,56 @@ def _leave_dead_worker(path: str, begun: str, *fetched: str, **options: Any) -> 
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
 
 
+def migrate(path: str) -> Callable[[], object]:
+    """A file of the first version is opened."""
+    messages = []
+    for state, name in (("waiting", "a"), ("waiting", "b"), ("claimed", "c")):
+        fields = {"queue_name": QUEUE, "actor_name": "call", "args": (name,), "kwargs": {}, "options": {}}
+        data = Message(**fields, message_id=name, message_timestamp=NOW).encode()
+        messages.append((state, QUEUE, NOW, data))
+    version_1.make(path, messages)
+    return lambda: App(path)
+
+
+def pause(path: str) -> Callable[[], object]:
+    app = App(path)
+    app.send("a")
+    return lambda: app.operations.pause(actor="call")
+
+
+def hold(path: str) -> Callable[[], object]:
+    """Three messages of a paused actor are claimed and set aside."""
+    app = App(path)
+    app.send("a", "b", "c")
+    app.operations.pause(actor="call")
+    claims = app.broker.store.claim(QUEUE, now=NOW, limit=3, owner="host:1")
+    return lambda: app.broker.store.hold(claims, "call", now=NOW)
+
+
+def resume(path: str) -> Callable[[], object]:
+    hold(path)()
+    app = App(path)
+    return lambda: app.operations.resume(actor="call")
+
+
+def move(path: str) -> Callable[[], object]:
+    app = App(path)
+    app.send("a", "b")
+    return lambda: app.operations.move("a", due_at=NOW + 5)
+
+
+def cancel(path: str) -> Callable[[], object]:
+    app = App(path)
+    app.send("a", "b")
+    return lambda: app.operations.cancel("a")
+
+
+def keep_counts(path: str) -> Callable[[], object]:
+    app = App(path)
+    app.send("a", "b", "c")
+    return lambda: app.broker.store.keep_counts(now=NOW + 5_000)
+
+
 MOVES: dict[str, Callable[[str], Callable[[], object]]] = {
     "open": opening,
     "put": put,
@@ -280,6 +333,13 @@ MOVES: dict[str, Callable[[str], Callable[[], object]]] = {
     "discard": discard,
     "recover": recover,
     "recover and bury": recover_dead,
+    "migrate": migrate,
+    "pause": pause,
+    "hold": hold,
+    "resume": resume,
+    "move": move,
+    "cancel": cancel,
+    "keep counts": keep_counts,
 }
 
 
@@ -327,6 +387,8 @@ def look(path: str) -> None:
     app = App(path)
     findings = app.broker.check()
     app.broker.emit_before("worker_boot", None)
+    for actor in app.operations.paused().actors:
+        app.operations.resume(actor=actor)
     recovered = rows(path)
     findings += app.broker.check()
     app.drain()

@@ -536,7 +536,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for n in range(60):
         put(store, b"%d " % n + bytes(200))
     store.claim("default", now=NOW, limit=20, owner="elsewhere:1")
-    store._worker = None  # as if this process had died
+    store._workers.own = None  # as if this process had died
     store.close()
     assert not path.with_name("jobs.db-wal").exists()
     return path

@@ -11,9 +11,11 @@ import random
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from dramatiq.results import ResultMissing, Results
 from dramatiq_retryq import SQLiteBroker
 from dramatiq_retryq.backends import SQLiteRateLimiterBackend, SQLiteResultBackend
 from dramatiq_retryq.clock import SystemClock, VirtualClock
+from dramatiq_retryq.operations import Operations
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="it forks")
 
@@ -416,3 +419,135 @@ def test_a_rate_limit_that_another_process_has_used_up_is_used_up_here(
     with limiter.acquire(raise_on_failure=False) as acquired:
         assert acquired
     backend.close()
+
+
+# -- What an operator sees and does, from a process of his own --------------------------------------------------------
+
+
+def soon(is_so: Callable[[], Any]) -> Any:
+    """What it gives as soon as that is something."""
+    deadline = time.monotonic() + PATIENCE
+    pause = threading.Event()
+    while time.monotonic() < deadline:
+        found = is_so()
+        if found:
+            return found
+        pause.wait(0.005)
+    raise AssertionError("it did not come about")
+
+
+def test_workers_of_other_processes_are_listed_while_they_live_with_what_they_run(
+    broker: SQLiteBroker, start_worker: Callable[..., Process]
+) -> None:
+    operations = Operations.of(broker)
+    started = broker.clock.now()
+    first, second = start_worker(), start_worker()
+    idle = operations.workers()
+    assert sorted(worker.owner.split(":")[-1] for worker in idle) == sorted([str(first.pid), str(second.pid)])
+    assert all(worker.started_at is not None and worker.started_at >= started for worker in idle)
+    assert [worker.running for worker in idle] == [(), ()]
+    message_id = send(broker, "hang", "begun")
+    busy = soon(lambda: [worker for worker in operations.workers() if worker.running])
+    [running] = busy[0].running
+    assert (running.message_id, running.actor_name, running.queue_name) == (message_id, "hang", "default")
+    assert running.since is not None
+    assert started <= running.since <= broker.clock.now()
+    at_work, other = (first, second) if busy[0].owner.endswith(f":{first.pid}") else (second, first)
+    at_work.kill()
+    assert [worker.owner.split(":")[-1] for worker in operations.workers()] == [str(other.pid)]
+    other.kill()
+    assert list(operations.workers()) == []
+
+
+def test_a_worker_that_was_stopped_is_listed_no_more(
+    broker: SQLiteBroker, start_worker: Callable[..., Process]
+) -> None:
+    worker = start_worker()
+    assert len(Operations.of(broker).workers()) == 1
+    worker.stop()
+    assert list(Operations.of(broker).workers()) == []
+
+
+def test_a_worker_takes_nothing_of_a_queue_that_another_process_pauses(
+    broker: SQLiteBroker, start_worker: Callable[..., Process]
+) -> None:
+    operations = Operations.of(broker)
+    worker = start_worker()
+    operations.pause(queue="default")
+    pause = threading.Event()
+    pause.wait(1)  # so long it may take
+    send(broker, "note", "paused")
+    assert not pause.wait(0.2)
+    counts = broker.counts()["default"]
+    assert (counts.due, counts.claimed) == (1, 0)
+    operations.resume(queue="default")
+    worker.hear("name", "paused", timeout=1)
+    assert worker.said("ran") == ["paused"]
+
+
+def test_a_worker_sets_aside_messages_of_an_actor_that_another_process_pauses(
+    broker: SQLiteBroker, start_worker: Callable[..., Process]
+) -> None:
+    operations = Operations.of(broker)
+    worker = start_worker()
+    operations.pause(actor="note")
+    threading.Event().wait(1)  # so long it may take
+    send(broker, "note", "paused")
+    assert soon(lambda: [pending for pending in operations.pending() if pending.held])
+    operations.resume(actor="note")
+    worker.hear("name", "paused", timeout=1)
+
+
+def test_a_worker_that_starts_heeds_a_pause_from_before(
+    broker: SQLiteBroker, start_worker: Callable[..., Process]
+) -> None:
+    operations = Operations.of(broker)
+    operations.pause(actor="note")
+    operations.pause(queue="other")
+    send(broker, "note", "paused")
+    worker = start_worker()
+    assert soon(lambda: [pending for pending in operations.pending() if pending.held])
+    assert worker.said("ran") == []
+    operations.resume(actor="note")
+    worker.hear("name", "paused", timeout=1)
+
+
+def test_a_message_that_is_to_run_now_is_started_soon_by_an_idle_worker_elsewhere(
+    broker: SQLiteBroker, start_worker: Callable[..., Process]
+) -> None:
+    worker = start_worker()
+    message_id = send(broker, "note", "later", delay=3_600_000)
+    Operations.of(broker).run_now(message_id)
+    worker.hear("name", "later", timeout=1)
+
+
+def test_what_several_processes_count_is_summed(broker: SQLiteBroker, start_worker: Callable[..., Process]) -> None:
+    operations = Operations.of(broker)
+    for _ in range(5):
+        send(broker, "note", "n")
+    workers = [start_worker(), start_worker()]
+    soon(lambda: broker.store.is_idle("default"))
+    for worker in workers:
+        worker.stop()
+    rates = operations.rates(timedelta(hours=1))
+    assert (rates.sent, rates.succeeded, rates.failed) == (5, 5, 0)
+
+
+def test_a_worker_that_runs_on_writes_its_counts_within_seconds(
+    broker: SQLiteBroker, start_worker: Callable[..., Process]
+) -> None:
+    start_worker()
+    for _ in range(20):
+        send(broker, "note", "n")
+    soon(lambda: Operations.of(broker).rates(timedelta(hours=1)).succeeded == 20)
+
+
+def test_a_crash_is_counted_once(broker: SQLiteBroker, start_worker: Callable[..., Process]) -> None:
+    first = start_worker()
+    send(broker, "hang", "begun")
+    first.hear("event", "began")
+    first.kill()
+    second = start_worker()
+    second.hear("event", "began")
+    rates = Operations.of(broker).rates(timedelta(hours=1))
+    assert (rates.crashed, rates.died, rates.retried) == (1, 0, 0)
