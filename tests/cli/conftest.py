@@ -1,7 +1,8 @@
-"""The real ``dramatiq`` command, in a directory with a small application."""
+"""The real ``dramatiq`` command, in a directory with a small application; and ``retryq``, within the process."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import subprocess
@@ -9,11 +10,20 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
+import dramatiq
 import pytest
+from click.testing import CliRunner
 
 import dramatiq_retryq
+from dramatiq_retryq import MemoryBroker, SQLiteBroker
+from dramatiq_retryq.broker import StoreBroker
+from dramatiq_retryq.cli import retryq
+from dramatiq_retryq.clock import VirtualClock
+from dramatiq_retryq.records import DeadLetter, ErrorInfo
 
 #: How long (s) a test waits for the command to say or do something.
 PATIENCE = 30
@@ -84,3 +94,88 @@ def command(tmp_path: Path) -> Iterator[Callable[..., Command]]:
     yield command
     for running in started:
         running.end()
+
+
+# -- The command retryq ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run of ``retryq`` ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ended]:
+    """Runs ``retryq`` within the test's own process: ``run("status", "shop:broker", typed="y\\n")``."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def run(*arguments: object, typed: str | None = None) -> Ended:
+        # click 8.1 mixes the two outputs unless it is told not to; 8.2 cannot be told.
+        separate = {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}
+        ended = CliRunner(**separate).invoke(retryq, [str(argument) for argument in arguments], input=typed)
+        if ended.exception is not None and not isinstance(ended.exception, SystemExit):
+            raise ended.exception
+        return Ended(ended.exit_code, ended.stdout, ended.stderr)
+
+    return run
+
+
+@pytest.fixture
+def shop(broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """An application: the module ``shop`` with a memory broker on the virtual clock, and actors that fail on demand."""
+    return application(broker, monkeypatch)
+
+
+@pytest.fixture
+def file_shop(tmp_path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The same with a file."""
+    broker = SQLiteBroker(tmp_path / "jobs.db", clock=clock)
+    yield application(broker, monkeypatch)
+    assert broker.check() == []
+    broker.close()
+
+
+def application(broker: StoreBroker, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    module = ModuleType("shop")
+
+    def deliver(order: object = None, *, error: str = "ConnectionError", text: str = "nobody answers") -> None:
+        if module.is_broken:  # type: ignore[attr-defined]
+            raise {"ConnectionError": ConnectionError, "ValueError": ValueError}[error](text)
+
+    def remind() -> None: ...
+
+    vars(module).update(
+        is_broken=True,
+        broker=broker,
+        deliver=dramatiq.actor(deliver, broker=broker, max_retries=2, backoff=[1_000], queue_name="orders"),
+        remind=dramatiq.actor(remind, broker=broker),
+    )
+    monkeypatch.setitem(sys.modules, "shop", module)
+    return module
+
+
+def letters_of(broker: StoreBroker, count: int, **fields: object) -> list[str]:
+    """Dead letters without their lives; gives their ids. ``fields`` are those of ``DeadLetter``."""
+    ids = []
+    for number in range(count):
+        now = broker.clock.now()
+        message = broker.get_actor("deliver").message(number)
+        broker.store.put("orders", message.encode(), due_at=now, now=now)
+        (claim,) = broker.store.claim("orders", now=now, limit=1, owner="test")
+        given = {
+            "reason": "exhausted",
+            "actor_name": "deliver",
+            "died_at": now,
+            "error": ErrorInfo(type="ConnectionError", message="nobody answers", place="shop.py:1 in deliver"),
+            **fields,
+        }
+        broker.store.bury(
+            claim,
+            DeadLetter(id=str(claim.id), queue_name="orders", data=claim.data, **given),  # type: ignore[arg-type]
+        )
+        ids.append(str(claim.id))
+    return ids
