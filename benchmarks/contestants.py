@@ -74,6 +74,24 @@ def rabbitmq(directory: Path) -> dramatiq.Broker:
     return RabbitmqBroker(url=RABBITMQ_URL)
 
 
+def rabbitmq_confirmed(directory: Path) -> dramatiq.Broker:
+    from dramatiq.brokers.rabbitmq import RabbitmqBroker
+
+    return RabbitmqBroker(url=RABBITMQ_URL, confirm_delivery=True)
+
+
+def redis_with_retryq(directory: Path) -> dramatiq.Broker:
+    from dramatiq_retryq import broker_from_url
+
+    return broker_from_url(REDIS_URL, namespace=f"benchmarks-{directory.name}")
+
+
+def rabbitmq_with_retryq(directory: Path) -> dramatiq.Broker:
+    from dramatiq_retryq import broker_from_url
+
+    return broker_from_url(RABBITMQ_URL)
+
+
 CONTESTANTS: dict[str, Contestant] = {
     "stub": stub,
     "stub+retryq": stub_with_retryq,
@@ -82,7 +100,10 @@ CONTESTANTS: dict[str, Contestant] = {
     "sqlite-full": sqlite_full,
     "dramatiq-sqlite": dramatiq_sqlite,
     "redis": redis,
+    "redis+retryq": redis_with_retryq,
     "rabbitmq": rabbitmq,
+    "rabbitmq-confirmed": rabbitmq_confirmed,
+    "rabbitmq+retryq": rabbitmq_with_retryq,
 }
 
 _NEEDS = {"dramatiq-sqlite": ("dramatiq_sqlite", ""), "redis": ("redis", REDIS_URL), "rabbitmq": ("pika", RABBITMQ_URL)}
@@ -110,5 +131,7 @@ def clean_up(broker: Any) -> None:
             broker.client.delete(*keys)
     elif hasattr(broker, "channel"):
         for queue_name in broker.get_declared_queues():
-            for name in (queue_name, f"{queue_name}.DQ", f"{queue_name}.XQ"):
+            letters = f"{queue_name}.XQ.letters"
+            for name in (queue_name, f"{queue_name}.DQ", f"{queue_name}.XQ", letters, f"{letters}.latest"):
                 broker.channel.queue_delete(name)
+            broker.channel.exchange_delete(letters)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import dramatiq
 
-from . import delays, idle, retries, sqlite_items, throughput
+from . import delays, idle, retries, servers_items, sqlite_items, throughput
 from .contestants import CONTESTANTS, clean_up
 
 #: A work item: does its work on an empty broker and returns its figures.
@@ -41,6 +41,9 @@ ITEMS: dict[str, Item] = {
     "growth": sqlite_items.growth,
     "fairness": sqlite_items.fairness,
     "grouped_commits": sqlite_items.grouped_commits,
+    "server_drain": servers_items.server_drain,
+    "server_storm": servers_items.server_storm,
+    "letters": servers_items.letters,
 }
 
 #: Log records: "text" writes them as applications do, "null" drops them unformatted, "off" has none.

@@ -30,20 +30,20 @@ def enqueue(broker: dramatiq.Broker) -> dict[str, float]:
     return {"per_second": MESSAGES / sent.seconds, "cpu_us": sent.cpu_seconds / MESSAGES * 1e6}
 
 
-def drain(broker: dramatiq.Broker) -> dict[str, float]:
+def drain(broker: dramatiq.Broker, messages: int = MESSAGES) -> dict[str, float]:
     """A worker empties a queue that was filled before it started."""
-    done = Countdown(MESSAGES)
+    done = Countdown(messages)
 
     @dramatiq.actor(broker=broker)
     def noop(number: int) -> None:
         done()
 
-    for number in range(MESSAGES):
+    for number in range(messages):
         noop.send(number)
     done.start()
     with running_worker(broker):
         done.wait(120)
-    return {"per_second": MESSAGES / done.seconds, "cpu_us": done.cpu_seconds / MESSAGES * 1e6}
+    return {"per_second": messages / done.seconds, "cpu_us": done.cpu_seconds / messages * 1e6}
 
 
 def latency(broker: dramatiq.Broker) -> dict[str, float]:

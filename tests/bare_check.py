@@ -1,4 +1,4 @@
-"""The package with nothing installed beside it but Dramatiq: import, send, fail once, retry, run.
+"""The package with nothing installed beside it but Dramatiq: import, send, fail once, retry, run, and test.
 
 Run by `tox -e bare`, as a plain script: there is no pytest in that environment.
 """
@@ -45,5 +45,19 @@ if runs != ["world", "world"]:
 dead = list(broker.dead_letters)
 if dead:
     sys.exit(f"greet succeeded at the second run, but left dead letters: {dead}")
+
+import dramatiq_retryq.testing  # noqa: E402
+
+pulled_in = {name.partition(".")[0] for name in set(sys.modules) - before}
+foreign = pulled_in - sys.stdlib_module_names - {"dramatiq", "dramatiq_retryq", "__mp_main__"}
+if foreign:
+    sys.exit(f"import dramatiq_retryq.testing pulled in {sorted(foreign)}: the kit works without pytest and freezegun")
+
+with dramatiq_retryq.testing.swap_broker() as retryq:
+    retryq.fail_next(greet, 2, ConnectionError)
+    greet.send("kit")
+    outcome = retryq.drain()
+if (outcome.retried, outcome.succeeded, runs[-1]) != (2, 1, "kit"):
+    sys.exit(f"the testing kit should have run greet at the third attempt: {outcome}")
 
 print(f"bare: dramatiq {dramatiq.__version__} and the standard library are enough")

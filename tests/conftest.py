@@ -2,17 +2,25 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterator
-from queue import PriorityQueue
-from typing import Any
+from collections.abc import Callable, Generator, Iterator
 
 import dramatiq
 import pytest
-from dramatiq.worker import ConsumerThread, WorkerThread
 
 from dramatiq_retryq import MemoryBroker
 from dramatiq_retryq.broker import StoreBroker
 from dramatiq_retryq.clock import VirtualClock
+from dramatiq_retryq.drain import Drain
+from dramatiq_retryq.kit_clock import KitClock
+from dramatiq_retryq.timeline import Run, Sent
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What was logged of a hostile error may be no UTF-8, and with ``-n`` pytest-xdist dies of sending that."""
+    report = yield
+    report.sections = [(name, text.encode(errors="replace").decode()) for name, text in report.sections]
+    return report
 
 
 @pytest.fixture(autouse=True)
@@ -48,39 +56,34 @@ def broker(clock: VirtualClock) -> Iterator[MemoryBroker]:
     dramatiq.set_broker(previous)  # type: ignore[arg-type]
 
 
+class Unseen:
+    """A witness that looks away."""
+
+    def saw_sent(self, sent: Sent) -> None: ...
+
+    def saw_run(self, run: Run) -> None: ...
+
+
 @pytest.fixture
-def drain(clock: VirtualClock) -> Callable[..., int]:
+def drain() -> Callable[..., int]:
     """Run everything a broker of ours has, in due order, on the test's own thread, leaping from due to due.
 
-    ``drain(broker)`` returns how many messages were processed; ``until`` (ms since the epoch) is where it stops.
+    ``drain(broker)`` returns how many messages were processed; ``until`` (ms since the epoch) is where it stops. It is
+    the engine of the testing kit on a broker with a virtual clock, and nothing more: what is raised in an actor is the
+    broker's to handle, ``KeyboardInterrupt`` too.
     """
 
     def drain(broker: StoreBroker, *, until: int | None = None, limit: int = 10_000) -> int:
-        work: PriorityQueue[Any] = PriorityQueue()
-        consumers: dict[str, ConsumerThread] = {}
-        worker = WorkerThread(broker=broker, consumers=consumers, work_queue=work, worker_timeout=0)
+        assert isinstance(broker.clock, VirtualClock)
+        engine = Drain(broker, KitClock(broker.clock), Unseen())
         processed = 0
-        while processed < limit:
-            for name in broker.get_declared_queues() - consumers.keys():
-                thread = ConsumerThread(broker=broker, queue_name=name, prefetch=1, work_queue=work, worker_timeout=0)
-                thread.consumer = broker.consume(name, prefetch=1, timeout=0)
-                consumers[name] = thread
-            due = {name: broker.store.next_due(name) for name in consumers}
-            waiting = {name: at for name, at in due.items() if at is not None}
-            if not waiting:
-                return processed
-            name = min(waiting, key=lambda name: waiting[name])
-            if until is not None and waiting[name] > until:
-                return processed
-            clock.move_to(max(clock.now(), waiting[name]))
-            message = next(consumers[name].consumer)  # type: ignore[call-overload]
-            if message is None:
-                continue  # it could not be decoded
-            consumers[name].handle_message(message)
-            if work.qsize():
-                item = work.get_nowait()
-                worker.process_message(item[1] if isinstance(item, tuple) else item.message)
-            processed += 1
-        raise AssertionError(f"{limit} messages were processed and there are more")
+        try:
+            while (due := engine.next_due()) is not None and (until is None or due[0] <= until):
+                assert processed < limit, f"{limit} messages were processed and there are more"
+                processed += len(engine.run(due[1], due[0]))
+        finally:
+            engine.settle()
+            engine.close()
+        return processed
 
     return drain

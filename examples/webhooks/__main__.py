@@ -20,10 +20,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import dramatiq
 from rich.console import Console
 
-from dramatiq_retryq import run_worker
+from dramatiq_retryq import DeadLetters, run_worker
 
 from . import app, report
 from .display import Display
@@ -126,19 +125,10 @@ def send(events: list[dict[str, Any]], hooks_url: str, journal: Journal, display
 
 def replay(dead: list[Delivery]) -> None:
     """Bring these back from the dead, with a new budget of retries."""
-    broker: Any = app.broker  # Which one it is, RETRYQ_BROKER says.
-    has_dead_letters = hasattr(broker, "dead_letters")
-    if has_dead_letters:
-        # The dead-letter actor hears of a death just before the letter is laid down: wait for the last one.
-        broker.join(app.deliver.queue_name, fail_fast=False)
+    letters = DeadLetters.of(app.broker)  # Which broker it is, RETRYQ_BROKER says.
     for delivery in dead:
         delivery.replays += 1
-        letter = delivery.letters[-1]
-        if has_dead_letters:
-            broker.dead_letters.replay(letter["id"])
-        else:
-            # Redis and RabbitMQ keep no letters that can be replayed, but each letter has the whole message.
-            broker.enqueue(dramatiq.Message(**{**letter["message"], "options": {}}))
+        letters.replay(delivery.letters[-1]["id"])
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from typing import Any
 import dramatiq
 import requests
 
-from dramatiq_retryq import GiveUp, MemoryBroker, RetryQueue
+from dramatiq_retryq import GiveUp, broker_from_url
 
 from . import signing
 
@@ -32,32 +32,7 @@ TIMEOUT = 1.0
 """Seconds to wait for a connection, and for the answer. Ten would be usual; the example is impatient."""
 
 
-def make_broker(url: str) -> dramatiq.Broker:
-    """Return the broker that `url` names, with a `RetryQueue`."""
-    scheme, _, rest = url.partition("://")
-    if scheme == "memory":
-        return MemoryBroker()
-    if scheme == "sqlite":
-        from dramatiq_retryq import SQLiteBroker
-
-        return SQLiteBroker(rest.removeprefix("/"))
-
-    broker: dramatiq.Broker
-    if scheme in ("redis", "rediss"):
-        from dramatiq.brokers.redis import RedisBroker
-
-        broker = RedisBroker(url=url)
-    elif scheme in ("amqp", "amqps"):
-        from dramatiq.brokers.rabbitmq import RabbitmqBroker
-
-        broker = RabbitmqBroker(url=url)
-    else:
-        raise ValueError(f"RETRYQ_BROKER is {url!r}: give memory://, sqlite:///FILE, redis://HOST or amqp://HOST")
-    broker.add_middleware(RetryQueue())
-    return broker
-
-
-broker = make_broker(os.environ.get("RETRYQ_BROKER", "memory://"))
+broker = broker_from_url(os.environ.get("RETRYQ_BROKER", "memory://"))
 dramatiq.set_broker(broker)
 
 

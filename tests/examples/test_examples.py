@@ -351,8 +351,10 @@ def test_existing_app_shows_the_lines_that_it_really_has() -> None:
 def test_the_index_names_every_example() -> None:
     index = (ROOT / "examples/README.md").read_text("utf-8")
     named = set(re.findall(r"`python -m examples\.(\w+)`", index))
-    there = {path.stem for path in (ROOT / "examples").glob("[!_]*") if path.suffix == ".py" or path.is_dir()}
-    assert named == there
+    there = [path for path in (ROOT / "examples").glob("[!_]*") if path.suffix == ".py" or path.is_dir()]
+    runs = {path.stem for path in there if path.suffix == ".py" or (path / "__main__.py").exists()}
+    assert named == runs
+    assert [path.name for path in there if path.stem not in runs and f"({path.name}/README.md)" not in index] == []
 
 
 def test_the_readme_of_webhooks_shows_an_output_like_the_real_one(webhooks: Run) -> None:

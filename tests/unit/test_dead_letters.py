@@ -15,6 +15,7 @@ from dramatiq_retryq.clock import VirtualClock
 from dramatiq_retryq.dead_letters import DeadLetters
 from dramatiq_retryq.errors import ConfigError, LetterNotFound
 from dramatiq_retryq.records import QueueCounts
+from dramatiq_retryq.store import Store
 
 Drain = Callable[..., int]
 
@@ -458,9 +459,8 @@ def test_a_rate_spaces_the_letters_so_that_no_more_become_due_in_a_second(
 
 
 def test_a_rate_counts_from_the_first_that_was_brought_back_by_this_call(four: Ledger, clock: VirtualClock) -> None:
-    letters = DeadLetters(four.broker.store, clock, lambda queue_name, due_at: None)
-    oldest = letters.list()[-1]
-    stolen = Stealing(letters, oldest.id)
+    oldest = four.letters.list()[-1]
+    stolen = Stealing(four.broker.store, clock, oldest.id)
     assert stolen.replay_all(rate=1) == 3
     assert waiting(four) == [(0, 2), (1_000, 3), (2_000, 4)]
 
@@ -468,13 +468,14 @@ def test_a_rate_counts_from_the_first_that_was_brought_back_by_this_call(four: L
 class Stealing(DeadLetters):
     """Somebody else discards a letter between the look at the letters and their replay."""
 
-    def __init__(self, letters: DeadLetters, stolen: str) -> None:
-        self._store, self._clock, self._wake = letters._store, letters._clock, letters._wake
+    def __init__(self, store: Store, clock: VirtualClock, stolen: str) -> None:
+        super().__init__(store, clock, lambda queue_name, due_at: None)
+        self.store = store
         self.stolen = stolen
 
     def __iter__(self) -> Iterator[DeadLetter]:
         yield from list(super().__iter__())
-        self._store.discard(self.stolen)
+        self.store.discard(self.stolen)
 
 
 @pytest.mark.parametrize(
@@ -559,7 +560,7 @@ def test_all_letters_that_match_are_discarded_and_the_others_stay(four: Ledger) 
     assert four.letters.discard_all() == 0
 
 
-def test_what_somebody_else_discarded_meanwhile_is_not_counted(four: Ledger) -> None:
-    stolen = Stealing(four.letters, four.letters.list()[0].id)
+def test_what_somebody_else_discarded_meanwhile_is_not_counted(four: Ledger, clock: VirtualClock) -> None:
+    stolen = Stealing(four.broker.store, clock, four.letters.list()[0].id)
     assert stolen.discard_all() == 3
     assert len(four.letters) == 0

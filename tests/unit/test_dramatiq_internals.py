@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import logging
+import re
+import time
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from queue import PriorityQueue
 from typing import Any
 
 import dramatiq
 import pytest
 from dramatiq import Broker, Consumer, Message, MessageProxy, Worker
+from dramatiq.asyncio import EventLoopThread, async_to_sync, get_event_loop_thread, set_event_loop_thread
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.common import q_name
 from dramatiq.middleware import (
     AgeLimit,
+    CurrentMessage,
     Interrupt,
     Middleware,
     MiddlewareError,
     Retries,
     Shutdown,
+    ShutdownNotifications,
     SkipMessage,
+    TimeLimit,
     TimeLimitExceeded,
     default_middleware,
 )
 from dramatiq.worker import ConsumerThread, WorkerThread
+from freezegun import freeze_time
 
-from dramatiq_retryq import MemoryBroker, _dramatiq
+from dramatiq_retryq import MemoryBroker, _dramatiq, _dramatiq_worker, frozen
 
 
 @pytest.fixture
@@ -171,7 +182,7 @@ def test_the_worker_reports_a_failed_attempt_before_any_middleware_hears_of_it(s
     finally:
         worker.logger.removeHandler(handler)
     assert seen[:2] == ["logged", "after_process_message"], (
-        "the worker's report now comes after after_process_message: _is_handled_quietly in middleware.py looks at "
+        "the worker's report now comes after after_process_message: is_handled_quietly in running.py looks at "
         "what before_process_message set, which after_process_message takes away"
     )
 
@@ -433,4 +444,241 @@ def test_skipping_a_message_is_a_middleware_error() -> None:
 
 
 def test_the_age_limit_middleware_keeps_its_limit_where_we_read_it() -> None:
-    assert AgeLimit(max_age=5).max_age == 5, "AgeLimit.max_age moved: see _max_age in middleware.py"
+    assert AgeLimit(max_age=5).max_age == 5, "AgeLimit.max_age moved: see max_age_of in options.py"
+
+
+# -- What the testing kit relies on ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", _dramatiq_worker._READERS)
+def test_the_modules_that_read_the_time_have_it_as_a_module(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ImportWarning)
+        module = importlib.import_module(name)
+    assert module.time is time, f"{name} imports the time otherwise: time_of_dramatiq() does not reach it"
+
+
+def test_no_other_module_reads_the_time_for_a_message() -> None:
+    root = Path(dramatiq.__file__).parent
+    readers = {
+        ".".join(["dramatiq", *path.relative_to(root).with_suffix("").parts])
+        for path in root.rglob("*.py")
+        if re.search(r"\btime\.(time|monotonic)\(|from time import", path.read_text("utf-8"))
+    }
+    # Other brokers, the command's processes, and the thread of TimeLimit, which is not started.
+    elsewhere = {"dramatiq.brokers.redis", "dramatiq.brokers.rabbitmq", "dramatiq.brokers.stub", "dramatiq.canteen"}
+    elsewhere |= {"dramatiq.cli", "dramatiq.middleware.time_limit", "dramatiq.worker", "dramatiq.common"}
+    assert readers - elsewhere - set(_dramatiq_worker._READERS) == set(), "see _READERS in _dramatiq_worker.py"
+
+
+def test_ages_are_counted_by_a_name_of_dramatiqs_own() -> None:
+    assert dramatiq.common.time is time.time, "current_millis() reads the time otherwise: see time_of_dramatiq()"
+
+
+def test_a_worker_without_threads_hands_over_what_handdriven_understands(stub: StubBroker) -> None:
+    @dramatiq.actor
+    def work() -> None: ...
+
+    driven = _dramatiq_worker.HandDriven(stub)
+    stub.enqueue(work.message())
+    message = next(driven.consumer("default"))
+    driven._consumers["default"].handle_message(message)
+    assert driven._hand.take() is message, "the item in the work queue is another: see _Hand.take"
+
+
+def test_a_worker_reports_through_an_attribute_that_can_be_replaced(stub: StubBroker) -> None:
+    worker = WorkerThread(broker=stub, consumers={}, work_queue=PriorityQueue(), worker_timeout=0)
+    assert worker.logger.name == _dramatiq.WORKER_LOGGER, "WorkerThread.logger is another: see AttemptLogger"
+
+
+def test_an_actors_function_can_be_replaced(stub: StubBroker) -> None:
+    @dramatiq.actor
+    def work() -> int:
+        return 1
+
+    work.fn = lambda: 2
+    assert work() == 2, "Actor.__call__ no longer calls Actor.fn: see Drain.add_faults"
+
+
+def test_async_actors_ask_for_the_loop_at_each_call() -> None:
+    class Loop(EventLoopThread):
+        def run_coroutine(self, coro: Any) -> Any:
+            coro.close()
+            return "ran"
+
+    before = get_event_loop_thread()
+    loop = Loop(logging.getLogger())
+
+    async def work() -> None: ...
+
+    set_event_loop_thread(loop)
+    try:
+        assert async_to_sync(work)() == "ran", "async actors run otherwise: see _LoopOnThisThread"
+    finally:
+        set_event_loop_thread(before)
+        loop.loop.close()
+
+
+def test_what_is_bound_to_a_thread_is_let_go_of_after_a_message(stub: StubBroker) -> None:
+    shutdown, limit = ShutdownNotifications(notify_shutdown=True), TimeLimit()
+
+    @dramatiq.actor
+    def work() -> None: ...
+
+    message = MessageProxy(work.message())
+    for middleware in (shutdown, limit, CurrentMessage()):
+        middleware.before_process_message(stub, message)  # type: ignore[no-untyped-call]
+        middleware.after_process_message(stub, message)  # type: ignore[no-untyped-call]
+    assert not shutdown.manager.notifications, "see HandDriven.abandon"  # type: ignore[attr-defined]
+    assert not any(limit.manager.deadlines.values()), "see HandDriven.abandon"  # type: ignore[union-attr]
+
+
+def test_freezegun_keeps_the_frozen_times_where_frozen_py_looks_for_them() -> None:
+    assert frozen.freezer() is None
+    with freeze_time("2030-01-01") as outer:
+        assert frozen.freezer() is outer
+        assert frozen.stands_still(outer), "freezegun's factories have other attributes: see frozen.py"
+        with freeze_time("2031-01-01", tick=True) as inner:
+            assert frozen.freezer() is inner
+            assert not frozen.stands_still(inner)
+        frozen.move(outer, 1_893_456_001_000)
+        assert frozen.instant_of(outer) == 1_893_456_001_000
+    assert frozen.freezer() is None
+
+
+# -- What health and metrics count on --------------------------------------------------------------------------------
+
+
+def test_the_commands_processes_are_handed_its_arguments_as_args() -> None:
+    """Where _dramatiq.command_arguments finds them: the process beside the workers loads the application by them."""
+    from dramatiq import cli
+
+    for function in (cli.worker_process, cli.fork_process):
+        assert function.__code__.co_varnames[0] == "args"
+    arguments = cli.make_argument_parser().parse_args(["application:broker", "module"])
+    assert (arguments.broker, arguments.modules) == ("application:broker", ["module"])
+    assert callable(cli.import_broker)
+
+
+def test_nothing_but_the_command_has_arguments() -> None:
+    """A worker elsewhere is not taken for one of the command: it serves its health itself."""
+
+    def worker_process(args: str) -> object:
+        return _dramatiq.command_arguments()
+
+    assert worker_process("no") is None
+    with pytest.raises(LookupError, match="not called in a process of the dramatiq command"):
+        _dramatiq.load_application()
+
+
+def test_the_prometheus_middleware_has_its_own_server_among_its_forks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What _dramatiq.extend_exposition puts another one in the place of."""
+    monkeypatch.setenv("dramatiq_prom_db", str(tmp_path))
+    from dramatiq.middleware import prometheus
+
+    own = prometheus.Prometheus()
+    broker = MemoryBroker([own])
+    assert own.forks == [prometheus._run_exposition_server]
+    exposition = _dramatiq.exposition_of(broker)
+    assert exposition == (prometheus.DB_PATH, prometheus.HTTP_HOST, prometheus.HTTP_PORT)
+
+    def serve() -> int:
+        return 0
+
+    for _ in range(2):
+        _dramatiq.extend_exposition(broker, serve)
+        assert own.forks == [serve]
+    assert isinstance(own, prometheus.Prometheus)
+    assert own.message_start_times == {}
+
+
+def test_a_broker_without_the_prometheus_middleware_has_no_exposition() -> None:
+    """Its module is not imported for the question: that makes a directory."""
+    assert _dramatiq.exposition_of(MemoryBroker([])) is None
+
+
+# -- What is kept beside brokers on servers ----------------------------------------------------------------------------
+
+
+def test_a_redis_broker_names_its_keys_as_dispatch_lua_says() -> None:
+    """redis_side.py and redis_letters.py write to these keys, so that a retry and a replay are one move."""
+    from dramatiq.brokers.redis import RedisBroker, _scripts
+
+    script = _scripts["dispatch"].decode()
+    for line in (
+        'local acks = namespace .. ":__acks__." .. worker_id',
+        'local heartbeats = namespace .. ":__heartbeats__"',
+        'local queue_acks = acks .. "." .. queue_name',
+        'local queue_full_name = namespace .. ":" .. queue_name',
+        'local queue_messages = queue_full_name .. ".msgs"',
+        'local xqueue_full_name = namespace .. ":" .. queue_canonical_name .. ".XQ"',
+        'local xqueue_messages = xqueue_full_name .. ".msgs"',
+    ):
+        assert line in script, f"the keys of RedisBroker have changed: {line}"
+    broker: Any = RedisBroker(url="redis://127.0.0.1:1")  # type: ignore[no-untyped-call]
+    for name in ("broker_id", "namespace", "heartbeat_timeout", "dead_message_ttl", "maintenance_chance", "client"):
+        assert hasattr(broker, name), f"RedisBroker has no {name} any more"
+    broker.client.close()
+
+
+def test_a_rabbitmq_broker_has_what_the_link_uses() -> None:
+    """rabbitmq_link.py publishes over the connection that the broker keeps for each thread."""
+    from dramatiq.brokers import rabbitmq
+
+    broker: Any = rabbitmq.RabbitmqBroker(url="amqp://127.0.0.1:1")
+    for name in ("parameters", "queues_pending", "connections"):
+        assert hasattr(broker, name), f"RabbitmqBroker has no {name} any more"
+    connection = type(broker).connection
+    assert connection.fget, "RabbitmqBroker.connection is no property any more"
+    assert connection.fdel, "RabbitmqBroker.connection cannot be deleted any more"
+    message = rabbitmq._RabbitmqMessage(True, 1, Message("q", "a", (), {}, {}, "m", 0))
+    assert message.__dict__["redelivered"] is True, "max_crashes on RabbitMQ goes by message.redelivered"
+    broker.close()
+
+
+def test_a_consumer_thread_moves_what_is_due_by_a_method_that_can_be_replaced(stub: StubBroker) -> None:
+    """_dramatiq.move_in_batches puts another one in its place, and takes from the queue what is due itself."""
+    thread = ConsumerThread(broker=stub, queue_name="q.DQ", prefetch=1, work_queue=PriorityQueue(), worker_timeout=1)
+    moved: list[str] = []
+
+    def move(_: ConsumerThread, messages: Any) -> bool:
+        moved.extend(message.message_id for message in messages)
+        return True
+
+    thread.consumer = type("Consumer", (), {"message_cache": []})()
+    _dramatiq.move_in_batches(thread, move)
+    for message_id, eta in (("due", 1), ("due too", 2), ("later", 1 << 50)):
+        thread.handle_message(MessageProxy(Message("q.DQ", "a", (), {}, {"eta": eta}, message_id, 0)))
+    thread.handle_delayed_messages()
+    assert moved == ["due", "due too"]
+    assert thread.delay_queue.qsize() == 1
+    source = inspect.getsource(ConsumerThread.run)
+    assert source.count("self.handle_delayed_messages()") == 1, "run() moves what is due by another method"
+    assert 'emit_after("consumer_thread_boot", self)' in source, "RetryQueue hears of no consumer thread any more"
+
+
+def test_the_consumers_tell_whether_the_next_message_is_there_already() -> None:
+    """_dramatiq.move_in_batches waits for more only where nobody waits for it; settle_moved is an ack by Redis's."""
+    from dramatiq.brokers.redis import RedisBroker
+    from pika.adapters.blocking_connection import BlockingChannel
+
+    broker: Any = RedisBroker(url="redis://127.0.0.1:1")  # type: ignore[no-untyped-call]
+    consumer = broker.consume("q")
+    assert consumer.message_cache == []
+    assert consumer.queued_message_ids == set()
+    assert callable(BlockingChannel.get_waiting_message_count)
+    broker.client.close()
+
+
+def test_a_skipped_message_is_logged_with_the_text_that_we_silence(caplog: pytest.LogCaptureFixture) -> None:
+    """A message that is put off on its way to a far-off day is skipped, which is worth no warning."""
+    logger = logging.getLogger(_dramatiq.WORKER_LOGGER)
+    _dramatiq.silence_attempt_errors(lambda message: False)
+    quiet = MessageProxy(Message("q", "a", (), {}, {}, "m", 0))
+    quiet.__dict__["retryq_quiet"] = True
+    logger.warning(_dramatiq._SKIPPED, quiet)
+    logger.warning(_dramatiq._SKIPPED, MessageProxy(Message("q", "a", (), {}, {}, "m", 0)))
+    assert len(caplog.records) == 1
+    assert f'"{_dramatiq._SKIPPED}"' in inspect.getsource(WorkerThread.process_message)

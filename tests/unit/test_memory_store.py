@@ -65,7 +65,7 @@ def test_check_speaks_of_a_claim_that_is_on_another_entry(store: MemoryStore) ->
 
 
 def test_check_speaks_of_a_letter_with_the_id_of_another(store: MemoryStore) -> None:
-    store._dead["1"] = replace(store._dead["1"], id="7")
+    store._dead._letters["1"] = replace(store.letter("1"), id="7")
     assert store.check() == ["dead letter 1 calls itself 7"]
 
 

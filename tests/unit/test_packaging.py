@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import importlib.metadata
 import json
@@ -143,10 +144,58 @@ def test_every_extra_that_the_documents_name_exists(distribution):
     assert {(extra, path) for extra, path in named if extra not in known} == set()
 
 
+def test_the_all_extra_holds_those_that_an_application_uses(setup_cfg):
+    extras = setup_cfg["options.extras_require"]
+    (own,) = [line for line in lines(extras["all"]) if not line.startswith("#")]
+    assert Requirement(own).extras == set(extras) - {"all", "dev", "examples", "interop", "lint", "tests"}
+
+
+def test_the_readme_has_a_row_for_each_extra_that_a_user_may_want(setup_cfg):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = readme[readme.index("## Extras") :].partition("\n## ")[0]
+    rows = {name for row in re.findall(r"^\| (`.+?) \|", table, re.M) for name in re.findall(r"`(\w+)`", row)}
+    assert rows == set(setup_cfg["options.extras_require"]) - {"dev", "interop", "lint", "tests"}
+
+
+def test_the_readme_leads_to_every_page_of_the_docs():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    index = readme[readme.index("## Documentation") :].partition("\n## ")[0]
+    assert [page.name for page in (ROOT / "docs").glob("*.md") if f"](docs/{page.name})" not in index] == []
+
+
+def test_contributing_says_what_each_folder_of_tests_holds():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    folders = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert set(re.findall(r"`tests/(\w+)/`", text)) == folders
+
+
 def test_the_dev_extra_holds_every_other_extra(setup_cfg):
     extras = dict(setup_cfg["options.extras_require"])
     (own,) = [line for line in lines(extras.pop("dev")) if line.startswith("dramatiq_retryq[")]
     assert Requirement(own).extras == set(extras)
+
+
+def test_the_lint_environment_has_the_types_of_whatever_the_package_imports(setup_cfg, tox_ini):
+    installed = {"markupsafe", "_typeshed"}  # come with jinja2 and mypy
+    for extra in lines(tox_ini["testenv:lint"]["extras"]):
+        installed |= {
+            Requirement(line).name.replace("-", "_") for line in lines(setup_cfg["options.extras_require"][extra])
+        }
+    imported = {
+        name.partition(".")[0]
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module]
+            if isinstance(node, ast.ImportFrom) and node.level == 0
+            else []
+        )
+    }
+    others = imported - sys.stdlib_module_names - {"dramatiq", "dramatiq_retryq"}
+    assert "click" in others
+    assert {name for name in others - installed if f"mypy-{name}.*" not in setup_cfg} == set()
 
 
 # What is shipped.
@@ -186,12 +235,14 @@ for name in sys.argv[1:]:
 """
 
 
-def test_no_module_but_the_pytest_plugin_needs_an_extra_to_be_imported():
+def test_no_module_but_the_pytest_plugin_the_page_and_the_command_needs_an_extra_to_be_imported():
     modules = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for path in PACKAGE.rglob("*.py")
     }
     modules -= {"dramatiq_retryq.pytest_plugin"}
+    whole = ("dramatiq_retryq.web.", "dramatiq_retryq.cli.")
+    modules = {name for name in modules if not f"{name}.".startswith(whole)}
     assert "dramatiq_retryq.broker" in modules
     done = subprocess.run(
         [sys.executable, "-c", BLOCK_AND_IMPORT, *sorted(modules)],

@@ -24,6 +24,7 @@ NAMES = {
     "SQLiteRateLimiterBackend",
     "SQLiteResultBackend",
     "Snooze",
+    "broker_from_url",
     "current_attempt",
     "run_worker",
 }
@@ -40,9 +41,26 @@ def test_a_public_name_is_there_and_says_what_it_is(name: str) -> None:
 
 
 def test_nothing_else_is_there_but_the_modules_of_the_package() -> None:
+    for name in NAMES:
+        getattr(dramatiq_retryq, name)  # they are imported at use
     others = {name: value for name, value in vars(dramatiq_retryq).items() if not name.startswith("__")}
     modules = {name: module for name, module in sys.modules.items() if name.startswith("dramatiq_retryq.")}
     assert {name for name, value in others.items() if value not in modules.values()} == NAMES
+
+
+def test_the_modules_of_the_package_are_there_without_being_imported() -> None:
+    code = "import dramatiq_retryq; print(dramatiq_retryq.policy.Backoff is dramatiq_retryq.Backoff)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "True\n"
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'RetryQeue'"):
+        dramatiq_retryq.RetryQeue  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_every_public_name_is_listed_by_dir() -> None:
+    assert set(dir(dramatiq_retryq)) >= NAMES
 
 
 def test_the_package_has_types() -> None:
