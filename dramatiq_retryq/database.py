@@ -305,10 +305,10 @@ class Database:
                 self._migrate(connection)
             if self._inode is None:
                 self._inode = inode_of(self.path)
+            self._turn.open()
         except BaseException:
             connection.close()
             raise
-        self._turn.open()
         self._writer = connection
         return connection
 

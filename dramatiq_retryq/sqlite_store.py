@@ -58,7 +58,11 @@ class SQLiteStore:
         self._workers = Workers(self._db, self._counters)
         self._pauses = Pauses(self._db)
         self._forget()
-        numbers.catch_up(self._db)
+        try:
+            numbers.catch_up(self._db)
+        except BaseException:
+            self._db.close()
+            raise
         _stores.add(self)
 
     def _forget(self) -> None:

@@ -89,7 +89,12 @@ def test_what_was_fetched_beside_it_is_run(place: Place) -> None:
     with running(place.broker):
         wait_until(lambda: place.letters() and "1 1" in place.runs(), 30, "a dead letter and a run")
     assert place.runs().count("13 1") == 3
-    assert place.runs().count("1 1") == 1
+    if place.kind == "redis":
+        assert place.runs().count("1 1") == 1
+    else:
+        # Its ack may still be on the way to RabbitMQ when the other one kills the process: it is run again, as the same
+        # message and attempt.
+        assert set(place.runs()) == {"13 1", "1 1"}
     assert [letter.message.args for letter in place.letters()] == [(13,)]
 
 
