@@ -52,9 +52,9 @@ def test_a_delay_that_the_broker_can_do_is_left_alone(make: Any, name: str) -> N
 
 
 def test_a_retry_is_run_at_its_instant_after_some_hops(make: Any, name: str, monkeypatch: Any) -> None:
-    broker = make(max_retries=1, backoff=[250])
-    monkeypatch.setattr(side_of(broker), "longest_delay", 60)
-    monkeypatch.setattr("dramatiq_retryq.middleware._SHORT", 60)
+    broker = make(max_retries=1, backoff=[1_500])
+    monkeypatch.setattr(side_of(broker), "longest_delay", 200)
+    monkeypatch.setattr("dramatiq_retryq.middleware._SHORT", 200)
     log = Log()
     broker.add_middleware(log)
     runs: list[tuple[int, int]] = []
@@ -68,8 +68,9 @@ def test_a_retry_is_run_at_its_instant_after_some_hops(make: Any, name: str, mon
     finish(broker)
     (first, one), (second, two) = runs
     assert (one, two) == (1, 2)
-    assert second - first >= 250
-    assert len([eta for eta in log.etas if eta is not None]) >= 3
+    assert second - first >= 1_500
+    # Seven or eight of them; fewer where the machine was slow.
+    assert len([eta for eta in log.etas if eta is not None]) >= 2
     letter = DeadLetters.of(broker).one()
     assert [attempt.n for attempt in letter.attempts] == [1, 2]
     assert letter.message is not None
