@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import multiprocessing
 import os
 import threading
@@ -20,6 +21,7 @@ from .database import Synchronous
 from .errors import ConfigError, StoreUnavailable
 from .grouping import GroupingConsumer
 from .line import Line
+from .logs import log
 from .memory_journeys import MemoryJourneys
 from .memory_store import MemoryStore
 from .middleware import RetryQueue
@@ -198,7 +200,7 @@ class SQLiteBroker(StoreBroker):
         super()._before_worker_boot()
         self._recover()
         if self._watcher is None:
-            self._watcher = _Watcher(self._look, self._LOOK_EVERY)
+            self._watcher = _Watcher(self._look, self._LOOK_EVERY, self.logger)
 
     def _after_worker_shutdown(self, *args: Any) -> None:
         super()._after_worker_shutdown()
@@ -284,21 +286,26 @@ class SQLiteBroker(StoreBroker):
 class _Watcher:
     """Looks at something, again and again, on a thread of its own."""
 
-    def __init__(self, look: Callable[[int], None], seconds: float) -> None:
+    def __init__(self, look: Callable[[int], None], seconds: float, logger: logging.Logger) -> None:
         self._look = look
         self._seconds = seconds
+        self._logger = logger
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="retryq-watcher", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        times = 0
+        times, said = 0, ""
         while not self._stopped.wait(self._seconds):
             times += 1
             try:
                 self._look(times)
             except StoreUnavailable:
                 continue  # the consumers say so; here it is enough to try again
+            except Exception as error:  # a log handler, a redact function: whatever it is, others must be seen still
+                if type(error).__name__ != said:
+                    said = type(error).__name__
+                    log(self._logger, "error", "Looking at what other processes did failed: %s.", said)
 
     def stop(self) -> None:
         self._stopped.set()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from dramatiq import Consumer, Message, MessageProxy, Retry
+from dramatiq.middleware import Interrupt
 
 from ._dramatiq import exception_of
 from .clock import Clock
@@ -307,6 +308,8 @@ def _actor_of(claim: Claim) -> str | None:
 def _insist(bury: Callable[[], object]) -> None:
     """Bury, three times if need be; a claim that is lost by then lies there already, or another process took it.
 
+    A time limit or a shutdown that comes now is too late.
+
     Raises:
         StoreUnavailable: it cannot be done now. Dramatiq's worker tries that again, as it does nothing else: what it
             does not know would stay claimed for ever.
@@ -319,6 +322,6 @@ def _insist(bury: Callable[[], object]) -> None:
             return
         except StoreUnavailable:
             raise
-        except Exception as error:
+        except (Exception, Interrupt) as error:
             if is_last:
                 raise StoreUnavailable(f"a message cannot be buried: {type(error).__name__}") from error

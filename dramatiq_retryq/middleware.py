@@ -319,11 +319,13 @@ class RetryQueue(Monitored):
         if "dead_letter" in message.__dict__:
             self._foreign.lay_down_late(broker, message)
             return
-        letter = message.__dict__["dead_letter"] = self.deaths.compose(broker, message)
+        letter = self.deaths.compose(broker, message)
         if "claim" in message.__dict__:
             # Stored with the letter, in one move: the actor is told of no letter that is not there yet.
-            message.__dict__["notice"] = self.deaths.notice(broker, letter, message.options)
+            notice = self.deaths.notice(broker, letter, message.options)
+            message.__dict__.update(dead_letter=letter, notice=notice)
             return
+        message.__dict__["dead_letter"] = letter
         self._foreign.lay_down(broker, message, letter)
         self.deaths.tell(broker, letter, message.options)
 

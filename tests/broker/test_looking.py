@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
+import threading
 from typing import Any
 
 import dramatiq
 import pytest
 
 from dramatiq_retryq import GiveUp, MemoryBroker
+from dramatiq_retryq.broker import _Watcher
 from dramatiq_retryq.clock import VirtualClock
 from dramatiq_retryq.records import QueueCounts, Whereabouts
 
@@ -166,3 +169,19 @@ def test_a_message_taken_out_of_a_queue_by_hand_is_gone(broker: MemoryBroker, wo
 def test_a_queue_knows_its_name_when_printed(broker: MemoryBroker, work: Any) -> None:
     work.send()
     assert repr(broker.queues["default"]) == "<queue 'default': 1 waiting>"
+
+
+def test_the_watcher_goes_on_after_whatever_a_look_raises(caplog: pytest.LogCaptureFixture) -> None:
+    looked_on = threading.Event()
+
+    def look(times: int) -> None:
+        if times <= 2:
+            raise RuntimeError("secret")
+        looked_on.set()
+
+    watcher = _Watcher(look, 0.001, logging.getLogger("dramatiq_retryq.test"))
+    try:
+        assert looked_on.wait(30)
+    finally:
+        watcher.stop()
+    assert caplog.messages == ["Looking at what other processes did failed: RuntimeError."]

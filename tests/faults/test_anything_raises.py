@@ -86,15 +86,7 @@ def quiet() -> Iterator[None]:
         pytest.param(0, ERROR, HOOKS, id="an error at a death"),
         pytest.param(1, INTERRUPT, HOOKS, id="an interrupt at a retry"),
         pytest.param(0, INTERRUPT, HOOKS[:1], id="an interrupt at a death"),
-        pytest.param(
-            0,
-            INTERRUPT,
-            HOOKS[1:2],
-            id="an interrupt at a nack",
-            marks=pytest.mark.xfail(
-                strict=True, reason="Dramatiq's worker ends there: the message is claimed for ever"
-            ),
-        ),
+        pytest.param(0, INTERRUPT, HOOKS[1:2], id="an interrupt at a nack"),
     ],
 )
 def test_wherever_something_raises_the_message_is_there_once(
