@@ -6,6 +6,7 @@ import ast
 import configparser
 import importlib.metadata
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -290,8 +291,12 @@ def checkout(tmp_path):
     return build
 
 
-def run_ci(script: Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(script)], cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+def run_ci(script: Path, cwd: Path, typed: str = "") -> subprocess.CompletedProcess[str]:
+    # Some browser is named, so that none is installed.
+    environment = {**os.environ, "RETRYQ_BROWSER": "none"}
+    return subprocess.run(
+        [str(script)], cwd=cwd, env=environment, input=typed, capture_output=True, text=True, timeout=60
+    )
 
 
 README = """
@@ -332,7 +337,7 @@ def test_ci_fails_as_the_readmes_command_fails(checkout, tmp_path):
 
 def test_ci_gives_the_command_no_standard_input(checkout, tmp_path):
     script = checkout(README.format(command="cat && echo end of input"))
-    done = subprocess.run([str(script)], cwd=tmp_path, input="typed", capture_output=True, text=True, timeout=60)
+    done = run_ci(script, cwd=tmp_path, typed="typed")
     assert done.stdout.splitlines()[1:] == ["end of input"]
 
 
