@@ -1,8 +1,7 @@
 """A server restarted under load, and every message accounted for: `python -m benchmarks.server_soak redis --minutes 5`.
 
-Redis is a server of its own that keeps an append-only file, and is killed and started again every 20 s. RabbitMQ is the
-one that runs here, behind a proxy that cuts every connection and lets nobody in for a second. A worker and a sender go
-on meanwhile. In the end every message is done or dead; what ran more often than it should is counted.
+The server is one of its own that keeps its data on disk, and every 20 s it is killed and started again. A worker and a
+sender go on meanwhile. In the end every message is done or dead; what ran more often than it should is counted.
 """
 
 from __future__ import annotations
@@ -16,16 +15,12 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 import dramatiq
 
 from dramatiq_retryq import DeadLetters, RetryQueue, broker_from_url, current_attempt
-from tests.integration.servers import Proxy, own_redis
-
-from .contestants import RABBITMQ_URL, clean_up
+from tests.integration.servers import RabbitmqServer, RedisServer, own_rabbitmq, own_redis
 
 RESTART_EVERY_S = 20
 #: How long, at the end, the last messages may take.
@@ -54,37 +49,12 @@ class Journal:
             self.done[key] += 1
 
 
-@contextlib.contextmanager
-def redis_under_test() -> Iterator[tuple[str, Callable[[], None]]]:
-    with own_redis() as server:
-
-        def restart() -> None:
-            server.stop()
-            server.start()
-
-        yield server.url, restart
-
-
-@contextlib.contextmanager
-def rabbitmq_under_test() -> Iterator[tuple[str, Callable[[], None]]]:
-    port = urlsplit(RABBITMQ_URL).port or 5672
-    proxy = Proxy(port)
-
-    def restart() -> None:
-        proxy.cut()
-        time.sleep(1)
-        proxy.open()
-
-    try:
-        yield RABBITMQ_URL.replace(f":{port}", f":{proxy.port}"), restart
-    finally:
-        proxy.close()
-
-
-def soak(url: str, restart: Callable[[], None], minutes: float, rate: int) -> list[str]:
+def soak(server: RedisServer | RabbitmqServer, minutes: float, rate: int) -> list[str]:
     """Run it, print the account, and return what is wrong."""
-    options: dict[str, Any] = {"namespace": "soak", "heartbeat_timeout": 5_000} if url.startswith("redis") else {}
-    broker: Any = broker_from_url(url, retry_queue=RetryQueue(max_retries=3, backoff=[50, 200, 500]), **options)
+    options: dict[str, Any] = (
+        {"namespace": "soak", "heartbeat_timeout": 5_000} if server.url.startswith("redis") else {}
+    )
+    broker: Any = broker_from_url(server.url, retry_queue=RetryQueue(max_retries=3, backoff=[50, 200, 500]), **options)
     dramatiq.set_broker(broker)
     journal, queue = Journal(), f"soak-{uuid.uuid4().hex[:8]}"
 
@@ -131,7 +101,8 @@ def soak(url: str, restart: Callable[[], None], minutes: float, rate: int) -> li
     restarts, ends_at = 0, time.monotonic() + minutes * 60
     while time.monotonic() < ends_at:
         time.sleep(min(RESTART_EVERY_S, max(0.0, ends_at - time.monotonic())))
-        restart()
+        server.stop()
+        server.start()
         restarts += 1
         print(f"restart {restarts}: {len(journal.sent)} sent, {len(journal.done)} done", file=sys.stderr)
     stop.set()
@@ -163,8 +134,6 @@ def soak(url: str, restart: Callable[[], None], minutes: float, rate: int) -> li
         print(f"{title:32}{count}")
     wrong = [f"{journal.sent[key]} {key} is lost" for key in lost]
     wrong += [f"{journal.sent.get(key)} {key} is dead" for key in dead if journal.sent.get(key) == "plain"]
-    letters.discard_all(queue=queue)
-    clean_up(broker)
     broker.close()
     return wrong
 
@@ -176,9 +145,9 @@ def main() -> int:
     parser.add_argument("--rate", type=int, default=100, help="messages sent in a second (default: 100)")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.CRITICAL + 1)
-    make = {"redis": redis_under_test, "rabbitmq": rabbitmq_under_test}[arguments.server]
-    with make() as (url, restart):
-        wrong = soak(url, restart, arguments.minutes, arguments.rate)
+    make: Any = {"redis": own_redis, "rabbitmq": own_rabbitmq}[arguments.server]
+    with make() as server:
+        wrong = soak(server, arguments.minutes, arguments.rate)
     print("\n".join(wrong) or "nothing is wrong")
     return 1 if wrong else 0
 

@@ -111,11 +111,14 @@ class Drain:
     def next_due(self) -> tuple[int, str] | None:
         """When the next message is due (ms since the epoch), and its queue; ``None`` if none waits.
 
-        Of several that are due at the same instant it is the one that was sent first.
+        Of several that are due at the same instant it is the one that was sent first. Those of a paused queue are due
+        once it is resumed.
         """
-        store = self.broker.store
+        store, paused = self.broker.store, self.broker.paused.queues
         first: tuple[tuple[int, int], str] | None = None
         for queue_name in self.broker.queues:
+            if queue_name in paused:
+                continue
             if isinstance(store, MemoryStore):
                 head = store.head(queue_name)
             else:

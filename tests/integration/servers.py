@@ -113,6 +113,68 @@ def shared_redis() -> Iterator[str]:
     yield url
 
 
+class RabbitmqServer:
+    """A RabbitMQ of the test's own, on a free port, that keeps its data over a restart."""
+
+    def __init__(self, binary: str, directory: Path) -> None:
+        self.binary = binary
+        self.port = free_port()
+        (directory / "rabbitmq.conf").write_text(f"listeners.tcp.1 = 127.0.0.1:{self.port}\n", encoding="utf-8")
+        self.settings = {
+            "HOME": str(directory),  # for a cookie of its own
+            "RABBITMQ_CONFIG_FILE": f"{directory}/rabbitmq",  # not the system's
+            "RABBITMQ_CONF_ENV_FILE": f"{directory}/env.conf",
+            "RABBITMQ_NODENAME": f"retryq{self.port}@localhost",
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_MNESIA_BASE": f"{directory}/data",
+            "RABBITMQ_LOG_BASE": f"{directory}/log",
+            "RABBITMQ_PID_FILE": f"{directory}/pid",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": f"{directory}/plugins",
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"amqp://guest:guest@127.0.0.1:{self.port}/%2F"
+
+    def start(self) -> None:
+        wait_until(self._is_up, 2 * PATIENCE, "rabbitmq-server to start")
+
+    def _is_up(self) -> bool:
+        # It gives up where the name or the port of the one that was killed is not free yet.
+        if self.process is None or self.process.poll() is not None:
+            self.process = subprocess.Popen(
+                [self.binary],
+                env={**os.environ, **self.settings},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        return _rabbitmq_answers(self.url)
+
+    def stop(self, number: int = signal.SIGKILL) -> None:
+        if self.process is not None:
+            os.killpg(self.process.pid, number)
+            self.process.wait(PATIENCE)
+            self.process = None
+
+
+@contextlib.contextmanager
+def own_rabbitmq() -> Iterator[RabbitmqServer]:
+    # Debian's script on the path runs as the system's own user only, who may not see this directory.
+    binary = shutil.which("rabbitmq-server", path="/usr/lib/rabbitmq/bin") or shutil.which("rabbitmq-server")
+    if binary is None:
+        missing("there is no rabbitmq-server on this machine")
+    assert binary is not None
+    with tempfile.TemporaryDirectory() as directory:
+        server = RabbitmqServer(binary, Path(directory))
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
 def _rabbitmq_answers(url: str) -> bool:
     import pika
     import pika.exceptions
@@ -131,35 +193,8 @@ def shared_rabbitmq() -> Iterator[str]:
     if _rabbitmq_answers(url):
         yield url
         return
-    binary = shutil.which("rabbitmq-server")
-    if binary is None:
-        missing("no RabbitMQ runs on 127.0.0.1:5672, and there is no rabbitmq-server on this machine")
-    assert binary is not None
-    with tempfile.TemporaryDirectory() as directory:
-        port = free_port()
-        settings = {
-            "RABBITMQ_NODENAME": f"retryq{port}@localhost",
-            "RABBITMQ_NODE_PORT": str(port),
-            "RABBITMQ_DIST_PORT": str(free_port()),
-            "RABBITMQ_MNESIA_BASE": f"{directory}/data",
-            "RABBITMQ_LOG_BASE": f"{directory}/log",
-            "RABBITMQ_PID_FILE": f"{directory}/pid",
-            "RABBITMQ_ENABLED_PLUGINS_FILE": f"{directory}/plugins",
-        }
-        process = subprocess.Popen(
-            [binary],
-            env={**os.environ, **settings},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        url = f"amqp://guest:guest@127.0.0.1:{port}/%2F"
-        try:
-            wait_until(lambda: _rabbitmq_answers(url), what="rabbitmq-server to start")
-            yield url
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(PATIENCE)
+    with own_rabbitmq() as server:
+        yield server.url
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import Middleware, Shutdown, SkipMessage
 
 from dramatiq_retryq import GiveUp, Snooze, current_attempt
+from dramatiq_retryq.operations import Operations
 from dramatiq_retryq.testing import Kit, KitError, Runaway, swap_broker
 
 DAY = 86_400_000
@@ -415,3 +416,21 @@ def test_a_dead_letter_actor_that_is_not_declared_is_said_before_the_first_messa
     with pytest.raises(ValueError, match="dead_letter_actor is 'nobody'"):
         retryq.drain()
     retryq.clear()
+
+
+@pytest.mark.parametrize("paused", [{"queue": "default"}, {"actor": "work"}], ids=["queue", "actor"])
+def test_what_is_paused_waits_until_it_is_resumed(retryq: Kit, paused: dict[str, str]) -> None:
+    @dramatiq.actor
+    def work() -> None: ...
+
+    @dramatiq.actor(queue_name="other")
+    def other() -> None: ...
+
+    operations = Operations.of(retryq.broker)
+    work.send()
+    other.send()
+    operations.pause(**paused)
+    assert [run.actor_name for run in retryq.drain().runs] == ["other"]
+    assert retryq.advance(hours=1).processed == 0
+    operations.resume(**paused)
+    assert [run.actor_name for run in retryq.drain().runs] == ["work"]
