@@ -65,6 +65,11 @@ class StoreBroker(PausingBroker):
         #: Whether a worker is being stopped: its consumers must not sleep for long.
         self.is_stopping = False
         self._workers = 0
+        if retry_queue is not None and not isinstance(retry_queue, RetryQueue):
+            raise ConfigError(
+                f"{type(self).__name__}: retry_queue is {retry_queue!r}: give an instance, as in "
+                "retry_queue=RetryQueue(max_retries=5)"
+            )
         if middleware is None:
             own = RetryQueue() if retry_queue is None else retry_queue
             middleware = [own if cls is Retries else cls() for cls in default_middleware]
