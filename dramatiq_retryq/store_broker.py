@@ -318,7 +318,13 @@ class StoreBroker(PausingBroker):
         return self._dead_letters
 
     def lookup(self, message_id: str) -> Whereabouts:
-        """Where a message is now. Looks at everything there is: for people, not for a hot path."""
+        """Where a message is now. Looks at everything there is: for people, not for a hot path.
+
+        Raises:
+            ConfigError: ``message_id`` is no text; a message, perhaps, in the place of its id.
+        """
+        if not isinstance(message_id, str):
+            raise ConfigError(f"lookup: message_id is a {type(message_id).__name__}: give its message_id, a text")
         return Whereabouts.of(message_id, self.store.find(message_id))
 
     def counts(self) -> dict[str, QueueCounts]:
