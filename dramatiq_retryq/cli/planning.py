@@ -177,7 +177,8 @@ def _write_schedules(meant: _Meant, format: Format, seed: int) -> None:
             if schedule.error != "Exception"
             else " after any other error"
         )
-        click.echo(f"Retries of {one_line(meant.name)}{of}")
+        whose = f"of {one_line(meant.name)}" if meant.is_actor else "with these options"
+        click.echo(f"Retries {whose}{of}")
         _write_schedule(schedule)
 
 
