@@ -22,7 +22,10 @@ class NoDice(random.Random):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """One retry of a schedule: the least, mean and greatest delay, and how long it all took by then (ms)."""
+    """One retry of a schedule: the least, mean and greatest delay, and how long it all took by then (ms).
+
+    ``retry`` is 0 for the first, as in :meth:`Backoff.delay`.
+    """
 
     retry: int
     least: int

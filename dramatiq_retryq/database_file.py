@@ -34,6 +34,8 @@ def checked_path(path: str | os.PathLike[str]) -> str:
     text = os.fspath(path)
     if not text or text == ":memory:" or text.startswith("file:"):
         raise ConfigError(f"path is {text!r}: give the path of a file; for a broker in memory use MemoryBroker")
+    if "://" in text:
+        raise ConfigError(f"path is {text!r}, a URL: give the path of a file, or the URL to broker_from_url")
     # One name for all processes, however they came to it: the files beside the database are named after it.
     text = os.path.realpath(text)
     directory = os.path.dirname(text)

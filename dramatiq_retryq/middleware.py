@@ -40,7 +40,7 @@ from .hops import HOP_OPTION
 from .limits import HealthLimits
 from .logs import log
 from .monitored import Monitored
-from .options import ACTOR_OPTIONS, actor_name_of, check_options, throws_of
+from .options import ACTOR_OPTIONS, actor_name_of, check_age_limits, check_options, throws_of
 from .policy import Backoff, BackoffOption, Jitter, Policy, Settings, parse_policy
 from .running import RUNNING, Running, current_attempt, is_handled_quietly, started_at
 from .settings import SettingsFinder
@@ -191,6 +191,7 @@ class RetryQueue(Monitored):
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
         self.take_place(broker)
         self._check_targets(broker)
+        check_age_limits(broker)
         super().before_worker_boot(broker, worker)
         side = self.side_of(broker)
         if side is not None:

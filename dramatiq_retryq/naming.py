@@ -55,10 +55,14 @@ def named_broker(name: str, *, path: str = ".", create: bool = False) -> Broker:
     if found is None:
         return get_broker()
     if not isinstance(found, Broker):
-        brokers = [f"{module.__name__}:{key}" for key, value in vars(module).items() if isinstance(value, Broker)]
-        there_is = f"; there is {', '.join(brokers)}" if brokers else ""
-        raise ConfigError(f"{name} is {_article(found)}, and no broker: name one as module:broker{there_is}")
+        raise ConfigError(f"{name} is {_article(found)}, and no broker: {_brokers_of(module)}")
     return found
+
+
+def _brokers_of(module: ModuleType) -> str:
+    brokers = [f"{module.__name__}:{key}" for key, value in vars(module).items() if isinstance(value, Broker)]
+    there_is = f"; there is {', '.join(brokers)}" if brokers else ""
+    return f"name one as module:broker{there_is}"
 
 
 def named_actor(name: str, *, path: str = ".") -> Actor[Any, Any]:
@@ -137,7 +141,7 @@ def _imported(name: str, path: str) -> tuple[ModuleType, Any]:
     try:
         return module, functools.reduce(getattr, varname.split("."), module)
     except AttributeError:
-        raise ConfigError(f"module {modname} has no {varname!r}") from None
+        raise ConfigError(f"module {modname} has no {varname!r}: {_brokers_of(module)}") from None
 
 
 def _called(function: Any, name: str) -> None:

@@ -49,7 +49,13 @@ class Operations:
 
     @classmethod
     def of(cls, broker: Broker) -> Operations:
-        """The operations of any broker."""
+        """The operations of any broker.
+
+        Raises:
+            ConfigError: it is none.
+        """
+        if not isinstance(broker, Broker):
+            raise ConfigError(f"Operations.of: {broker!r} is no broker: give one, or broker_from_url(…) for its URL")
         return cls(broker, StoreView(broker) if isinstance(broker, StoreBroker) else view_of(broker))
 
     @property

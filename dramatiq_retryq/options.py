@@ -15,6 +15,7 @@ from .policy import JITTERS, Policy, adjusted, parse_policy
 __all__ = [
     "ACTOR_OPTIONS",
     "actor_name_of",
+    "check_age_limits",
     "check_options",
     "max_age_of",
     "nearer_policy",
@@ -91,6 +92,20 @@ def check_options(options: Mapping[str, Any], what: str) -> None:
     max_age = options.get("max_age")
     if max_age is not None and (isinstance(max_age, bool) or not isinstance(max_age, (int, float)) or not max_age >= 0):
         raise ConfigError(f"{what}: max_age is {max_age!r}: give milliseconds, 0 or None for no limit")
+
+
+def check_age_limits(broker: Broker) -> None:
+    """Check the one option of Dramatiq's own middleware that is heard here.
+
+    Raises:
+        ConfigError: it is no number. Dramatiq would log that for each message, and run all of them, however old.
+    """
+    for middleware in broker.middleware:
+        if isinstance(middleware, AgeLimit) and not isinstance(middleware.max_age, (int, float, type(None))):
+            raise ConfigError(
+                f"AgeLimit: max_age is {middleware.max_age!r}, and Dramatiq's own middleware counts in milliseconds: "
+                "give a number of them"
+            )
 
 
 def max_age_of(broker: Broker, actor_options: Mapping[str, Any], message_options: Mapping[str, Any]) -> int | None:

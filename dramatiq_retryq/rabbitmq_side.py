@@ -26,7 +26,7 @@ _RUNS_KEPT = 7 * 86_400_000
 
 
 class RabbitmqSide:
-    """See :class:`~dramatiq_retryq.foreign.Side`.
+    """See :class:`~dramatiq_retryq.side.Side`.
 
     Args:
         broker: the ``RabbitmqBroker``.

@@ -75,7 +75,7 @@ end
 
 
 class RedisSide:
-    """See :class:`~dramatiq_retryq.foreign.Side`.
+    """See :class:`~dramatiq_retryq.side.Side`.
 
     Args:
         broker: the ``RedisBroker``.

@@ -70,9 +70,10 @@ def side_of(broker: Broker) -> Side:
         ConfigError: a kind of broker that is not known.
     """
     with _lock:
-        side: Side | None = broker.__dict__.get("_retryq_side")
+        side: Side | None = getattr(broker, "__dict__", {}).get("_retryq_side")
         if side is None:
-            side = broker.__dict__["_retryq_side"] = _make(broker)
+            side = _make(broker)
+            broker.__dict__["_retryq_side"] = side
         return side
 
 

@@ -65,6 +65,11 @@ class StoreBroker(PausingBroker):
         #: Whether a worker is being stopped: its consumers must not sleep for long.
         self.is_stopping = False
         self._workers = 0
+        if retry_queue is not None and not isinstance(retry_queue, RetryQueue):
+            raise ConfigError(
+                f"{type(self).__name__}: retry_queue is {retry_queue!r}: give an instance, as in "
+                "retry_queue=RetryQueue(max_retries=5)"
+            )
         if middleware is None:
             own = RetryQueue() if retry_queue is None else retry_queue
             middleware = [own if cls is Retries else cls() for cls in default_middleware]
@@ -313,7 +318,13 @@ class StoreBroker(PausingBroker):
         return self._dead_letters
 
     def lookup(self, message_id: str) -> Whereabouts:
-        """Where a message is now. Looks at everything there is: for people, not for a hot path."""
+        """Where a message is now. Looks at everything there is: for people, not for a hot path.
+
+        Raises:
+            ConfigError: ``message_id`` is no text; a message, perhaps, in the place of its id.
+        """
+        if not isinstance(message_id, str):
+            raise ConfigError(f"lookup: message_id is a {type(message_id).__name__}: give its message_id, a text")
         return Whereabouts.of(message_id, self.store.find(message_id))
 
     def counts(self) -> dict[str, QueueCounts]:

@@ -27,7 +27,7 @@ class Reading(NamedTuple):
 
 
 class Watch:
-    """Looks at a broker when it is asked to, on a thread of its own: whoever asks waits no longer than he means to.
+    """Looks at a broker when it is asked to, on a thread of its own: whoever asks waits no longer than they mean to.
 
     All who ask while it looks get what it then finds, so that a store which is slow is not asked by many at once.
 

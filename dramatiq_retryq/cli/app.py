@@ -12,7 +12,7 @@ import click
 from dramatiq import Broker
 from dramatiq.errors import ConnectionClosed, ConnectionFailed
 
-from dramatiq_retryq.broker import StoreBroker
+from dramatiq_retryq.broker import MemoryBroker, StoreBroker
 from dramatiq_retryq.clock import SystemClock, VirtualClock, clock_of
 from dramatiq_retryq.errors import (
     ConfigError,
@@ -77,7 +77,9 @@ class Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # here, where nobody complains if its reader is gone, and not as Python ends
+            return result
         except NotSupported as error:
             fail(str(error), ExitCode.NOT_SUPPORTED)
         except (StoreUnavailable, MissingExtra) as error:
@@ -117,6 +119,16 @@ class Opened:
     def now(self) -> int:
         return self.clock.now()
 
+    def is_elsewhere(self) -> bool:
+        """Whether what is meant is in another process, and this broker an empty one of the same name."""
+        # One on a virtual clock is a test's, in this process.
+        return isinstance(self.broker, MemoryBroker) and not isinstance(self.broker.clock, VirtualClock)
+
+    def require_shared(self, instead: str) -> None:
+        """End the command where it would act on an empty broker of this process, or call it well."""
+        if self.is_elsewhere():
+            fail(instead, ExitCode.NOT_SUPPORTED)
+
     def require_queues(self) -> None:
         """End the command where nothing would be seen and that taken for good news: a server's broker made from a URL.
 
@@ -153,14 +165,14 @@ def opened(name: str, path: str = ".", *, create: bool = False) -> Iterator[Open
         fail(str(error), ExitCode.UNAVAILABLE)
     except RetryQueueError as error:
         fail(str(error), ExitCode.UNAVAILABLE)
-    # One on a virtual clock is a test's, in this process.
-    if type(broker).__name__ == "MemoryBroker" and not isinstance(getattr(broker, "clock", None), VirtualClock):
+    at = Opened(name, broker)
+    if at.is_elsewhere():
         note(
             "A MemoryBroker's messages are in the process that made it, and cannot be seen from another one: this one "
             "is empty."
         )
     try:
-        yield Opened(name, broker)
+        yield at
     finally:
         # One that belongs to a module may be in use there: a test's, say.
         if "://" in name or name.partition(":")[0] not in sys.modules:

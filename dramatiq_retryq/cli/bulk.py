@@ -42,7 +42,14 @@ class Interrupt:
             signal.signal(signal.SIGINT, before)
 
 
-def for_each(items: Sequence[Any], act: Callable[[int, Any], object], *, done: str, what: tuple[str, str]) -> int:
+def for_each(
+    items: Sequence[Any],
+    act: Callable[[int, Any], object],
+    *,
+    done: str,
+    what: tuple[str, str],
+    were_seen: bool = True,
+) -> int:
     """Act on each item, and say how many it was done to. What is not there any more is passed over.
 
     Args:
@@ -51,6 +58,7 @@ def for_each(items: Sequence[Any], act: Callable[[int, Any], object], *, done: s
             that somebody else was faster.
         done: the word for it, as in "12 of 15 letters *replayed*".
         what: the items' name for one and for several.
+        were_seen: whether they were there a moment ago, so that it is known why one is not.
 
     Returns:
         How many were not there any more.
@@ -71,7 +79,7 @@ def for_each(items: Sequence[Any], act: Callable[[int, Any], object], *, done: s
             advance(count + gone, len(items))
     name = what[0] if len(items) == 1 else what[1]
     click.echo(f"{count:,} of {len(items):,} {name} {done}.")
-    if gone:
+    if gone and were_seen:
         click.echo(f"{gone:,} {'was' if gone == 1 else 'were'} not there any more: somebody else was faster.", err=True)
     if interrupt.came and count + gone < len(items):
         fail(

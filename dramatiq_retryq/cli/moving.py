@@ -55,7 +55,7 @@ def move(
 
     with opened(source, path) as here:
         if dry_run:
-            _would(here, queues, format)
+            _would(here, queues, dead_letters, format)
             return
         with opened(target, path, create=create) as there:
             chosen = list(queues) or None
@@ -102,14 +102,15 @@ def _move(moving: Any, here: Opened, there: Opened, options: dict[str, Any]) -> 
         fail(f"{last.left:,} stay where they are: the target cannot hold them; the log says why", ExitCode.FOUND)
 
 
-def _would(here: Opened, queues: tuple[str, ...], format: Format) -> None:
+def _would(here: Opened, queues: tuple[str, ...], dead_letters: bool, format: Format) -> None:
     found = [queue for queue in here.operations.status().queues if not queues or queue.name in queues]
+    dead = "dead" if dead_letters else "dead: stay"
     columns: list[Column[Any]] = [
         Column(name="name", value=lambda queue: queue.name, header="queue"),
         Column(name="due", value=lambda queue: queue.due, header="due", right=True),
         Column(name="later", value=lambda queue: queue.later, header="later", right=True),
         Column(name="claimed", value=lambda queue: queue.claimed, header="running: stay", right=True),
-        Column(name="dead", value=lambda queue: queue.dead, header="dead: stay", right=True),
+        Column(name="dead", value=lambda queue: queue.dead, header=dead, right=True),
     ]
     listing(found, columns, format, empty="Nothing waits there.")
     note("This waits there; nothing was moved.")

@@ -244,7 +244,7 @@ def _act(
         return
     if not yes and (always_ask or not ids):
         confirm(question.format(_count(len(chosen))))
-    missing = for_each(chosen, lambda _, id: act(id), done=done, what=_MESSAGES)
+    missing = for_each(chosen, lambda _, id: act(id), done=done, what=_MESSAGES, were_seen=not ids)
     if ids and missing:
         fail(f"{missing} of these IDs {'does' if missing == 1 else 'do'} not wait (any more)", ExitCode.FOUND)
 

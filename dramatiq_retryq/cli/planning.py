@@ -34,15 +34,35 @@ _POLICY = ("min_backoff", "max_backoff", "factor", "jitter", "max_retries")
     "--path", "-P", default=".", show_default=True, metavar="DIR", help="Where the module is looked for first."
 )
 @click.option(
-    "--min-backoff", type=DURATION, default="100ms", show_default=True, metavar="DURATION", help="Without an ACTOR."
+    "--min-backoff",
+    type=DURATION,
+    default="100ms",
+    show_default=True,
+    metavar="DURATION",
+    help="The delay to begin with, without an ACTOR.",
 )
-@click.option("--max-backoff", type=DURATION, default="30s", show_default=True, metavar="DURATION", help="Likewise.")
-@click.option("--factor", type=float, default=2.0, show_default=True, help="Likewise.")
+@click.option(
+    "--max-backoff",
+    type=DURATION,
+    default="30s",
+    show_default=True,
+    metavar="DURATION",
+    help="No delay is longer, without an ACTOR.",
+)
+@click.option(
+    "--factor",
+    type=float,
+    default=2.0,
+    show_default=True,
+    metavar="N",
+    help="By which each delay grows, without an ACTOR.",
+)
 @click.option(
     "--jitter",
     type=click.Choice(JITTERS),
     multiple=True,
-    help="Likewise; with --outage the ones to compare, once for each. [default: additive; with --outage all]",
+    help="How delays are spread, without an ACTOR; with --outage the ones to compare, once for each. "
+    "[default: additive; with --outage all]",
 )
 @click.option("--max-retries", type=click.IntRange(min=0), metavar="N", help="In place of the actor's. [default: 20]")
 @click.option("--outage", type=DURATION, metavar="DURATION", help="Simulate a dependency that is down for so long.")
@@ -157,7 +177,8 @@ def _write_schedules(meant: _Meant, format: Format, seed: int) -> None:
             if schedule.error != "Exception"
             else " after any other error"
         )
-        click.echo(f"Retries of {one_line(meant.name)}{of}")
+        whose = f"of {one_line(meant.name)}" if meant.is_actor else "with these options"
+        click.echo(f"Retries {whose}{of}")
         _write_schedule(schedule)
 
 

@@ -99,6 +99,7 @@ def health(broker: str, path: str, address: str, once: bool, **limits: Any) -> N
     wanted = HealthLimits(**limits)
     with opened(broker, path) as at:
         at.require_queues()
+        at.require_shared("let that process say it: RetryQueue(health=…)")
         if once:
             report = examine(at.operations, wanted)
             write_json(report.asdict())

@@ -1,4 +1,4 @@
-"""``retryq pause``, ``resume``, ``check``, ``backup`` and ``move``."""
+"""``retryq pause``, ``resume``, ``check`` and ``backup``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 
 import click
 
+from dramatiq_retryq.broker import MemoryBroker
 from dramatiq_retryq.errors import ConfigError, NotSupported
 
 from .app import ExitCode, Opened, broker_argument, fail, names, opened
@@ -35,6 +36,7 @@ def pause(broker: str, path: str, queues: tuple[str, ...], actors: tuple[str, ..
     if not queues and not actors:
         raise click.UsageError("Say what to pause: --queue NAME or --actor NAME.")
     with opened(broker, path) as at:
+        at.require_shared("pause it in that process: Operations.of(broker).pause(…)")
         for queue in queues:
             at.operations.pause(queue=queue)
         for actor in actors:
@@ -67,6 +69,7 @@ def resume(broker: str, path: str, queues: tuple[str, ...], actors: tuple[str, .
               retryq resume app:broker --all
     """
     with opened(broker, path) as at:
+        at.require_shared("resume it in that process: Operations.of(broker).resume(…)")
         paused = at.operations.paused()
         if everything:
             queues, actors = tuple(sorted(paused.queues)), tuple(sorted(paused.actors))
@@ -116,9 +119,12 @@ def backup(broker: str, path: str, target: str) -> None:
     with opened(broker, path) as at:
         copy = getattr(at.broker, "backup", None)
         if copy is None:
-            raise NotSupported(
-                f"{type(at.broker).__name__} has no file to back up: back up the server as its own documentation says"
+            rest = (
+                "what it holds is gone with its process"
+                if isinstance(at.broker, MemoryBroker)
+                else "back up the server as its own documentation says"
             )
+            raise NotSupported(f"{type(at.broker).__name__} has no file to back up: {rest}")
         try:
             copy(target)
         except ConfigError as error:

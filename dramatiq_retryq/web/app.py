@@ -186,7 +186,7 @@ class RetryQueueWeb:
             raise Problem(400, "Not a name of this page", problem)
 
     def _log_in(self, request: Request) -> str | WSGIApplication:
-        """Who is asking, or what he is answered instead of the page."""
+        """Who is asking, or what they are answered instead of the page."""
         if self._login is None:
             problem = None if self.allow_anyone else security.visitor_problem(request)
             if problem is not None:
@@ -291,7 +291,7 @@ def _is_unavailable(error: Exception) -> bool:
 
 
 def _again(request: Request) -> str:
-    """Where the visitor was, if looking is all he did; else the front page."""
+    """Where the visitor was, if looking is all they did; else the front page."""
     if request.method not in ("GET", "HEAD"):
         return "/"
     query = request.query_string.decode("latin-1")

@@ -114,7 +114,7 @@ def host_problem(request: Request, *, hosts: Collection[str] | None, has_login: 
 
 
 def visitor_problem(request: Request) -> str | None:
-    """Why somebody without a login is not at this machine; ``None`` if he is."""
+    """Why somebody without a login is not at this machine; ``None`` if they are."""
     visitor = request.environ.get("REMOTE_ADDR") or ""
     forwarded = [
         name for name in ("HTTP_FORWARDED", "HTTP_X_FORWARDED_FOR", "HTTP_X_REAL_IP") if name in request.environ

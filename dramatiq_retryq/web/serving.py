@@ -98,7 +98,7 @@ def serve(
     *,
     ready: Callable[[str], object] | None = None,
 ) -> None:
-    """Serve the page until Control-C.
+    """Serve the page until Ctrl-C.
 
     It is answered by werkzeug's server, which is good for a handful of people. For more, mount the page in the
     application, behind the server that this has already.

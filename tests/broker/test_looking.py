@@ -14,6 +14,7 @@ import pytest
 from dramatiq_retryq import GiveUp, MemoryBroker
 from dramatiq_retryq.broker import _Watcher
 from dramatiq_retryq.clock import VirtualClock
+from dramatiq_retryq.errors import ConfigError
 from dramatiq_retryq.records import QueueCounts, Whereabouts
 
 
@@ -91,6 +92,13 @@ def test_a_message_that_is_done_is_unknown(broker: MemoryBroker, work: Any, drai
 def test_an_id_that_no_message_has_is_unknown(broker: MemoryBroker, work: Any, message_id: str) -> None:
     work.send()
     assert broker.lookup(message_id).state == "unknown"
+
+
+def test_a_message_in_the_place_of_its_id_is_not_said_to_be_unknown(broker: MemoryBroker, work: Any) -> None:
+    with pytest.raises(ConfigError, match="lookup: message_id is a Message: give its message_id"):
+        broker.lookup(work.send())
+    with pytest.raises(ConfigError, match="lookup: message_id is a NoneType"):
+        broker.lookup(None)  # type: ignore[arg-type]
 
 
 def test_a_message_is_not_taken_for_one_that_it_mentions(broker: MemoryBroker, work: Any) -> None:

@@ -57,6 +57,14 @@ def test_a_dry_run_shows_what_waits_and_needs_no_target(run: Any, files: tuple[P
     assert len(waiting(files[0])) == 10
 
 
+@pytest.mark.parametrize(("options", "said"), [([], "dead: stay"), (["--dead-letters"], "dead")])
+def test_a_dry_run_says_whether_dead_letters_would_stay(
+    run: Any, files: tuple[Path, Path], options: list[str], said: str
+) -> None:
+    ended = run("move", *files, "--dry-run", *options)
+    assert ended.out.splitlines()[0].endswith(f"   {said}")
+
+
 def test_only_the_queues_that_are_named_are_moved(run: Any, files: tuple[Path, Path]) -> None:
     run("move", *files, "--queue", "orders", "--yes")
     assert (len(waiting(files[0])), len(waiting(files[1]))) == (5, 5)

@@ -39,6 +39,7 @@ def test_options_have_a_schedule_without_any_application(run: Any) -> None:
     (schedule,) = json.loads(ended.out)
     assert [(row["least"], row["greatest"]) for row in schedule["rows"]] == [(0, 1_000), (0, 2_000), (0, 4_000)]
     assert schedule["dies"] == "exhausted"
+    assert run("plan").out.startswith("Retries with these options\n")
 
 
 def test_a_schedule_is_a_csv_file_with_the_librarys_names(run: Any) -> None:

@@ -156,6 +156,15 @@ def test_a_reader_that_has_read_enough_is_no_reason_for_a_traceback(retryq: Any,
     assert "Traceback" not in process.stderr.read()
 
 
+def test_a_reader_that_has_gone_before_a_short_output_is_written_is_no_reason_for_a_complaint(
+    retryq: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # so that it is written at the end
+    process = retryq("plan", "--format", "csv")
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait(PATIENCE)) == ("", 1)
+
+
 @pytest.mark.parametrize("closed", [0, 1, 2])
 @pytest.mark.parametrize("arguments", [["status"], ["dead", "discard"], ["dead", "list", "--format", "json"]])
 def test_a_stream_that_is_closed_is_no_reason_for_a_traceback(

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import dramatiq_retryq
-from dramatiq_retryq import SQLiteBroker
+from dramatiq_retryq import MemoryBroker, SQLiteBroker
 from tests.cli.conftest import PATIENCE, letters_of
 
 ROOT = Path(dramatiq_retryq.__file__).parent.parent
@@ -129,6 +129,16 @@ def test_a_server_of_whose_queues_nothing_is_known_is_not_said_to_be_well(run: A
     ended = run("health", "redis://127.0.0.1:1/0", *options)
     assert (ended.code, ended.out) == (4, "")
     assert "knows no queues" in ended.err
+
+
+def test_a_memory_broker_of_another_process_is_not_said_to_be_well(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("memory_shop")
+    module.broker = MemoryBroker()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "memory_shop", module)
+    ended = run("health", "memory_shop:broker", "--once")
+    assert (ended.code, ended.out) == (4, "")
+    assert "RetryQueue(health=…)" in ended.err
+    module.broker.close()
 
 
 def test_health_is_said_once(run: Any, shop: ModuleType) -> None:

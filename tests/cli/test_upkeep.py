@@ -12,7 +12,7 @@ import click
 import pytest
 from dramatiq.brokers.stub import StubBroker
 
-from dramatiq_retryq import SQLiteBroker
+from dramatiq_retryq import MemoryBroker, SQLiteBroker
 from dramatiq_retryq.cli import retryq
 from dramatiq_retryq.errors import StoreUnavailable
 from dramatiq_retryq.operations import Operations
@@ -78,6 +78,19 @@ def test_a_pause_is_kept_in_the_file(run: Any, file_shop: ModuleType, tmp_path: 
     assert Operations.of(file_shop.broker).paused().queues == {"orders"}
 
 
+@pytest.mark.parametrize("command", ["pause", "resume"])
+def test_a_memory_broker_of_another_process_is_not_said_to_be_paused(
+    run: Any, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    module = ModuleType("memory_shop")
+    module.broker = MemoryBroker()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "memory_shop", module)
+    ended = run(command, "memory_shop:broker", "--queue", "default")
+    assert (ended.code, ended.out) == (4, "")
+    assert "A MemoryBroker's messages are in the process that made it" in ended.err
+    module.broker.close()
+
+
 def test_a_broker_that_cannot_be_paused_says_so_in_a_sentence(run: Any, stub_shop: Any) -> None:
     ended = run("pause", "stub_shop:broker", "--queue", "default")
     assert (ended.code, ended.out) == (4, "")
@@ -119,7 +132,7 @@ def test_a_backup_overwrites_nothing(run: Any, file_shop: ModuleType, tmp_path: 
 def test_a_broker_without_a_file_has_no_backup(run: Any, shop: ModuleType, tmp_path: Path) -> None:
     ended = run("backup", "shop:broker", tmp_path / "copy.db")
     assert ended.code == 4
-    assert "MemoryBroker has no file to back up" in ended.err
+    assert "MemoryBroker has no file to back up: what it holds is gone with its process" in ended.err
 
 
 # -- All commands ----------------------------------------------------------------------------------------------------

@@ -194,6 +194,15 @@ def test_a_retry_queue_and_a_list_are_not_given_together() -> None:
     )
 
 
+@pytest.mark.parametrize("given", [RetryQueue, {"max_retries": 5}, 5])
+def test_what_is_no_retry_queue_is_an_error_that_says_what_to_give(given: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        MemoryBroker(retry_queue=given)
+    assert str(caught.value) == (
+        f"MemoryBroker: retry_queue is {given!r}: give an instance, as in retry_queue=RetryQueue(max_retries=5)"
+    )
+
+
 def test_a_second_retry_queue_in_the_list_is_an_error_of_a_memory_brokers_constructor() -> None:
     with pytest.raises(ConfigError, match="MemoryBroker has a RetryQueue already"):
         MemoryBroker([RetryQueue(), RetryQueue()])

@@ -10,7 +10,7 @@ import dramatiq
 import pytest
 from dramatiq import Worker
 from dramatiq.brokers.stub import StubBroker
-from dramatiq.middleware import MiddlewareError
+from dramatiq.middleware import AgeLimit, MiddlewareError
 
 from dramatiq_retryq import Backoff, MemoryBroker, RetryQueue, run_worker
 from dramatiq_retryq.errors import ConfigError
@@ -275,6 +275,17 @@ def test_an_embedded_worker_does_not_start_where_a_dead_letter_actor_does_not_ex
     broker = MemoryBroker([RetryQueue(dead_letter_actor="morgue")])
     with pytest.raises(ConfigError, match="no such actor"), run_worker(broker, threads=1, worker_timeout=1):
         raise AssertionError("it started")
+
+
+@pytest.mark.parametrize("max_age", [timedelta(days=1), "1d"])
+def test_a_worker_does_not_start_where_the_age_limit_is_no_number(max_age: Any) -> None:
+    broker = MemoryBroker([AgeLimit(max_age=max_age), RetryQueue()])
+    dramatiq.actor(nothing, actor_name="x", broker=broker)
+    with pytest.raises(ConfigError) as caught:
+        Worker(broker, worker_threads=1).start()
+    assert str(caught.value) == (
+        f"AgeLimit: max_age is {max_age!r}, and Dramatiq's own middleware counts in milliseconds: give a number of them"
+    )
 
 
 def test_a_dead_letter_actor_may_be_declared_after_the_actor_that_names_it() -> None:

@@ -42,6 +42,12 @@ def found(operations: Operations, message: dramatiq.Message[Any]) -> Pending:
     return pending
 
 
+@pytest.mark.parametrize("given", [None, "jobs.db"])
+def test_what_is_no_broker_has_no_operations(given: Any) -> None:
+    with pytest.raises(ConfigError, match=f"Operations.of: {given!r} is no broker: give one, or"):
+        Operations.of(given)
+
+
 # -- Status ------------------------------------------------------------------------------------------------------
 
 

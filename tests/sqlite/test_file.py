@@ -183,6 +183,10 @@ def test_a_file_that_was_refused_is_not_kept_open(path: Path, monkeypatch: pytes
             "file:jobs.db?mode=memory",
             "path is 'file:jobs.db?mode=memory': give the path of a file; for a broker in memory use MemoryBroker",
         ),
+        (
+            "sqlite:///jobs.db",
+            "path is 'sqlite:///jobs.db', a URL: give the path of a file, or the URL to broker_from_url",
+        ),
     ],
 )
 def test_what_is_no_path_of_a_file_is_an_error_that_says_what_to_give(given: Any, text: str) -> None:

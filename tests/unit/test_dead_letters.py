@@ -85,6 +85,12 @@ def in_utc(instant: int) -> datetime:
 # Looking.
 
 
+@pytest.mark.parametrize("given", [None, "jobs.db"])
+def test_what_is_no_broker_is_an_error_that_says_what_to_give(given: Any) -> None:
+    with pytest.raises(ConfigError, match=f"{type(given).__name__} keeps no dead letters .* use MemoryBroker"):
+        DeadLetters.of(given)
+
+
 def test_there_are_no_letters_where_nothing_died(ledger: Ledger) -> None:
     assert list(ledger.letters) == []
     assert ledger.letters.list() == []

@@ -175,7 +175,7 @@ def test_a_python_file_is_an_error_that_says_the_modules_name(module: Callable[[
 
 def test_a_module_that_has_no_such_name_is_an_error(module: Callable[[str], str]) -> None:
     name = module(APPLICATION)
-    with pytest.raises(ConfigError, match="has no 'brocker'"):
+    with pytest.raises(ConfigError, match=f"has no 'brocker': name one as module:broker; there is {name}:broker"):
         named_broker(f"{name}:brocker")
 
 

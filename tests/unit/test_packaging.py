@@ -164,6 +164,14 @@ def test_the_readme_leads_to_every_page_of_the_docs():
     assert [page.name for page in (ROOT / "docs").glob("*.md") if f"](docs/{page.name})" not in index] == []
 
 
+def test_contributing_names_modules_that_are_there():
+    code = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("| tests |")[0]
+    named = {name for row in re.findall(r"^\| (`.+?) \|", code, re.MULTILINE) for name in re.findall(r"`([^`]+)`", row)}
+    assert len(named) > 20
+    modules = {path.name.removesuffix(".py") for path in (ROOT / "dramatiq_retryq").iterdir()}
+    assert {name.rstrip("/") for name in named} - modules == set()
+
+
 def test_contributing_says_what_each_folder_of_tests_holds():
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     folders = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}

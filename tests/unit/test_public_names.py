@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import os
+import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +63,15 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
 
 def test_every_public_name_is_listed_by_dir() -> None:
     assert set(dir(dramatiq_retryq)) >= NAMES
+
+
+def test_every_name_that_a_docstring_refers_to_in_full_is_there() -> None:
+    package = Path(dramatiq_retryq.__file__).parent
+    text = "\n".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py"))
+    names = set(re.findall(r":[a-z]+:`~?(dramatiq_retryq[\w.]+)`", text))
+    assert len(names) > 10
+    for name in sorted(names):
+        assert pkgutil.resolve_name(name) is not None
 
 
 def test_the_package_has_types() -> None:
