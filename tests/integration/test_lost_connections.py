@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import Any
 
 import dramatiq
@@ -43,7 +42,6 @@ def test_delayed_messages_outlive_a_lost_connection(line: Line, name: str) -> No
         assert sorted(runs) == list(range(10))
 
 
-@pytest.mark.skipif(version("dramatiq") == "2.0.0", reason="how its consumers end differs by timing")
 def test_a_consumer_that_ended_is_started_again(make_redis: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import redis
 
@@ -62,10 +60,12 @@ def test_a_consumer_that_ended_is_started_again(make_redis: Any, name: str, monk
     monkeypatch.setattr("threading.excepthook", lambda args: None)
     with running(broker) as worker:
         for n in range(5):
-            work.send_with_options(args=(n,), delay=300)
+            work.send_with_options(args=(n,), delay=4_000)
+        consumer = worker.consumers[f"{name}.DQ"]
+        wait_until(lambda: len(list(_dramatiq.messages_in_memory(worker, f"{name}.DQ"))) == 5, 20, "it to hold them")
         monkeypatch.setattr(broker, "do_requeue", lost, raising=False)
         monkeypatch.setattr(broker, "do_fetch", lost, raising=False)
-        wait_until(lambda: not worker.consumers[f"{name}.DQ"].is_alive(), 20, "the consumer to end")
+        wait_until(lambda: not consumer.is_alive(), 20, "the consumer to end")
         monkeypatch.delattr(broker, "do_fetch")
         monkeypatch.delattr(broker, "do_requeue")
         wait_until(lambda: sorted(runs) == list(range(5)), 30, "every delayed message")
