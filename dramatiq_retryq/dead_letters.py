@@ -173,10 +173,12 @@ class DeadLetters:
             limit: at most so many.
 
         Raises:
-            ConfigError: a reason that does not exist, or a ``since`` that is no time.
+            ConfigError: a reason that does not exist, a ``since`` that is no time, or a ``limit`` that is no number.
         """
         if reason is not None and reason not in REASONS:
             raise ConfigError(f"reason is {reason!r}: give one of {', '.join(REASONS)}")
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
+            raise ConfigError(f"limit is {limit!r}: give a whole number")
         if isinstance(actor, Actor):
             actor = actor.actor_name
         error_name = error.__name__ if isinstance(error, type) else error

@@ -53,10 +53,14 @@ def run_worker(
         The worker.
 
     Raises:
-        ConfigError: ``threads`` is no whole number of 1 or more, or a queue was not declared.
+        ConfigError: ``broker`` is none, ``threads`` is no whole number of 1 or more, or a queue was not declared.
         Exception: whatever a middleware refuses the start with; everything that was started is stopped first.
     """
     broker = get_broker() if broker is None else broker
+    if not isinstance(broker, Broker):
+        raise ConfigError(
+            f"run_worker: broker is {broker!r}: give a Dramatiq broker, or leave it out for the global one"
+        )
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise ConfigError(f"run_worker: threads is {threads!r}: give a whole number of 1 or more")
     if queues is not None and not isinstance(queues, str):

@@ -82,6 +82,14 @@ def test_no_queue_is_an_error(real: MemoryBroker) -> None:
         pass
 
 
+def test_what_is_no_broker_is_an_error() -> None:
+    with (
+        pytest.raises(ConfigError, match="broker is 'jobs.db': give a Dramatiq broker, or leave it out for the global"),
+        run_worker("jobs.db"),  # type: ignore[arg-type]
+    ):
+        pass
+
+
 def test_it_runs_on_a_foreign_broker() -> None:
     broker = StubBroker()
     ran: list[int] = []

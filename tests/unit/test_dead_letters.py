@@ -501,6 +501,12 @@ def test_a_rate_that_makes_no_sense_is_refused_and_nothing_is_replayed(four: Led
     assert len(four.letters) == 4
 
 
+@pytest.mark.parametrize("limit", ["5", 2.0, True])
+def test_a_limit_that_makes_no_sense_is_refused(four: Ledger, limit: Any) -> None:
+    with pytest.raises(ConfigError, match=f"limit is {limit!r}: give a whole number"):
+        four.letters.list(limit=limit)
+
+
 def test_a_rate_that_leads_beyond_all_time_is_refused_and_nothing_is_replayed(four: Ledger) -> None:
     with pytest.raises(ConfigError):
         four.letters.replay_all(rate=1e-310)
