@@ -214,7 +214,9 @@ class StoreConsumer(Consumer):
             self.wants_room = self.is_resting = False
             if self in sleepers:
                 sleepers.remove(self)
-        return self._claim()
+        # Also where there is room for a few only: its worker is busy for longer, and of what it has fetched by then it
+        # takes the first in priority.
+        return self._claim(low=self.prefetch - 1)
 
     def leave(self) -> None:
         """Claim nothing more: the worker is being stopped.
@@ -225,9 +227,9 @@ class StoreConsumer(Consumer):
         self.is_leaving = True
         self.bell.ring()
 
-    def _claim(self) -> bool:
-        outstanding = len(self.outstanding)
-        if outstanding > self.low or self.is_leaving or (self.broker.is_pausing and self.is_paused):
+    def _claim(self, low: int | None = None) -> bool:
+        outstanding, low = len(self.outstanding), self.low if low is None else low
+        if outstanding > low or self.is_leaving or (self.broker.is_pausing and self.is_paused):
             return False
         room = self.prefetch - outstanding
         claims = self.store.claim(self.queue_name, now=self.clock.now(), limit=room, owner=self.owner)
