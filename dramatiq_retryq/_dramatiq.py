@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from queue import Empty
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dramatiq import Broker, Consumer, Message, MessageProxy, Worker
 from dramatiq.common import current_millis
@@ -212,7 +212,13 @@ class _Silence(logging.Filter):
 _silence = _Silence()
 
 
-class AttemptLogger(logging.LoggerAdapter[logging.Logger]):
+if TYPE_CHECKING:
+    _LoggerAdapter = logging.LoggerAdapter[logging.Logger]
+else:
+    _LoggerAdapter = logging.LoggerAdapter  # takes no parameter before Python 3.11
+
+
+class AttemptLogger(_LoggerAdapter):
     """The worker's logger, for one that has no threads: a report that would be dropped is not made in the first place.
 
     Making the record, and finding out who logs it, is a tenth of what a failing attempt costs.

@@ -20,7 +20,6 @@ from .consumer import ClaimedMessage, StoreConsumer
 from .database import Synchronous
 from .errors import ConfigError, StoreUnavailable
 from .grouping import GroupingConsumer
-from .line import Line
 from .logs import log
 from .memory_journeys import MemoryJourneys
 from .memory_store import MemoryStore
@@ -119,9 +118,7 @@ class MemoryBroker(StoreBroker):
         # The messages are the parent's, which still has them; run here too they would be doubled.
         self._memory.clear()
         self._consumed = False
-        self._workers = 0
-        for name in self._lines:
-            self._lines[name] = Line()
+        super()._after_fork()
 
 
 class SQLiteBroker(StoreBroker):
@@ -276,11 +273,12 @@ class SQLiteBroker(StoreBroker):
 
     def _after_fork(self) -> None:
         self._file.after_fork_in_child()
-        self._workers = 0
         self._watcher = None
+        for consumer in self._consumers:
+            if isinstance(consumer, GroupingConsumer):
+                consumer.acked.clear()
         self._consumers = weakref.WeakSet()
-        for name in self._lines:
-            self._lines[name] = Line()
+        super()._after_fork()
 
 
 class _Watcher:

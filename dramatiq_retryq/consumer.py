@@ -116,7 +116,6 @@ class StoreConsumer(Consumer):
         self.line = line
         self.prefetch = max(1, prefetch)
         self.timeout = timeout
-        self.owner = this_process()
         #: Claimed, and not yet handed to the worker.
         self.buffer: deque[Claim] = deque()
         #: Handed to the worker and not yet settled, by identity. Worker threads take out what this thread put in,
@@ -214,7 +213,9 @@ class StoreConsumer(Consumer):
             self.wants_room = self.is_resting = False
             if self in sleepers:
                 sleepers.remove(self)
-        return self._claim()
+        # Also where there is room for a few only: its worker is busy for longer, and of what it has fetched by then it
+        # takes the first in priority.
+        return self._claim(low=self.prefetch - 1)
 
     def leave(self) -> None:
         """Claim nothing more: the worker is being stopped.
@@ -225,12 +226,12 @@ class StoreConsumer(Consumer):
         self.is_leaving = True
         self.bell.ring()
 
-    def _claim(self) -> bool:
-        outstanding = len(self.outstanding)
-        if outstanding > self.low or self.is_leaving or (self.broker.is_pausing and self.is_paused):
+    def _claim(self, low: int | None = None) -> bool:
+        outstanding, low = len(self.outstanding), self.low if low is None else low
+        if outstanding > low or self.is_leaving or (self.broker.is_pausing and self.is_paused):
             return False
         room = self.prefetch - outstanding
-        claims = self.store.claim(self.queue_name, now=self.clock.now(), limit=room, owner=self.owner)
+        claims = self.store.claim(self.queue_name, now=self.clock.now(), limit=room, owner=this_process())
         if len(claims) == room and self.line.sleepers:
             self.line.wake_another(self)  # there may be more than this consumer could take
         self.buffer.extend(claims)
@@ -291,7 +292,9 @@ class StoreConsumer(Consumer):
         self.buffer.clear()
 
     def _release(self, claims: list[Claim]) -> None:
-        self.store.release(claims, now=self.clock.now())
+        # In the child of a fork, where a worker is stopped that was the parent's, they are the parent's too.
+        own = [claim for claim in claims if claim.owner == this_process()]
+        self.store.release(own, now=self.clock.now())
         for claim in claims:
             self.outstanding.pop(id(claim), None)
         # Also where nothing was released: a wake-up meant for another may have reached this one.

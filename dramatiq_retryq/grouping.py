@@ -82,9 +82,9 @@ class GroupingConsumer(StoreConsumer):
             log(self.broker.logger, "warning", text, claim.id)
         self._tell_joiners()
 
-    def _claim(self) -> bool:
+    def _claim(self, low: int | None = None) -> bool:
         self.commit_acks()
-        return super()._claim()
+        return super()._claim(low)
 
     def _wait(self, seconds: float) -> None:
         if self.outstanding:

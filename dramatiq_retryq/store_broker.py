@@ -20,6 +20,7 @@ from .consumer import ClaimedMessage, StoreConsumer
 from .dead_letters import LETTER_OPTION, DeadLetters, is_as_sent, undecodable
 from .due import delayed
 from .errors import ConfigError, LetterNotFound, MessageDied, StoreUnavailable
+from .forked import leave_to_parent
 from .line import Line
 from .logs import log
 from .middleware import RetryQueue
@@ -335,6 +336,14 @@ class StoreBroker(PausingBroker):
     def check(self) -> list[str]:
         """Verify every invariant of the store; a sentence for each that is broken."""
         return self.store.check()
+
+    def _after_fork(self) -> None:
+        """In the child of a fork: no worker runs here, and nobody waits."""
+        if self._workers:
+            leave_to_parent(self)
+        self._workers = 0
+        for name in self._lines:
+            self._lines[name] = Line()
 
     def close(self) -> None:
         """Wake whoever waits, and let go of the store."""

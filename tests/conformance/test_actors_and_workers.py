@@ -259,6 +259,20 @@ def test_a_consumer_prefetches_no_more_than_it_is_told(broker: Any) -> None:
     assert len(held) == 5
 
 
+def test_a_consumer_prefetches_as_many_as_it_is_told_though_they_come_one_by_one(broker: Any) -> None:
+    # Priorities order what was prefetched: where that is less than it may be, a high one waits behind low ones.
+    work = dramatiq.actor(lambda: None, actor_name="work")
+    consumer = broker.consume("default", prefetch=20, timeout=10)
+    held = []
+    for _ in range(20):
+        work.send()
+        held.append(next(consumer))
+    held = [message for message in [*held, *(next(consumer) for _ in range(20))] if message is not None]
+    for message in held:
+        consumer.ack(message)
+    assert len(held) == 20
+
+
 def test_what_a_stopped_worker_had_prefetched_is_not_lost(broker: Any, running: Any, finish: Finish) -> None:
     begun, go_on = threading.Event(), threading.Event()
     ran: list[int] = []
