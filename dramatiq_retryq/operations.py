@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal, TypeVar
 
-from dramatiq import Actor, Broker, Message, get_encoder
+from dramatiq import Actor, Broker, get_encoder
 from dramatiq.common import q_name
 from dramatiq.encoder import JSONEncoder
 
 from .clock import clock_of, milliseconds
 from .dead_letters import DeadLetters
 from .due import LAST_INSTANT
-from .errors import ConfigError, MessageNotFound, NotSupported
+from .errors import ConfigError, LetterNotFound, MessageNotFound, NotSupported
 from .foreign_view import view_of
-from .options import actor_name_of, retries_of
-from .records import DeadLetter, Entry, Reason, decode, read_attempts
-from .status import Minute, Paused, Pending, Rates, Status, WorkerStatus, last_error
+from .options import actor_name_of
+from .pending import pending_of, place_of
+from .records import DeadLetter, Entry, Reason, entry_number
+from .status import Minute, Paused, Pending, PendingKey, Rates, Status, WorkerStatus
 from .store_broker import StoreBroker
 from .store_view import StoreView
 from .view import View
@@ -152,7 +152,7 @@ class Operations:
                 raise ConfigError(f"{what} is {name!r}: give a name")
         first = None if due_after is None else _instant(due_after, "due_after")
         end = None if due_before is None else _instant(due_before, "due_before")
-        place = None if after is None else _place(after)
+        place = None if after is None else place_of(after)
         if first is not None:
             # Ids are greater than 0: everything that is due then is behind it.
             place = (first, 0) if place is None else max(place, (first, 0))
@@ -168,7 +168,7 @@ class Operations:
             for entry in entries:
                 if left == 0 or (end is not None and entry.due_at >= end):
                     return
-                pending = _pending(entry)
+                pending = pending_of(entry)
                 if (
                     (actor_name is None or pending.actor_name == actor_name)
                     and (error_name is None or (pending.error is not None and pending.error.type == error_name))
@@ -183,12 +183,45 @@ class Operations:
         """The message with this id, wherever it is; ``None`` if it is done or never was. Looks at everything.
 
         Args:
-            message_id: the message's own id, or the ``id`` of one that ``pending()`` gave.
+            message_id: the message's own id; where no message has it, the ``id`` of one that ``pending()`` gave.
         """
         if not _can_be_stored(message_id):
             return None
-        found = self._view.entry(message_id) or self._view.find(message_id)
-        return _pending(found) if isinstance(found, Entry) else found
+        found = self._view.find(message_id) or self._view.entry(message_id)
+        return pending_of(found) if isinstance(found, Entry) else found
+
+    def by_id(self, id: str) -> Pending | DeadLetter | None:
+        """What a person means who types an id: the ``id`` of what waits or of a letter, or a message's own.
+
+        Raises:
+            ConfigError: it is the ``id`` of one message and the message id of another.
+        """
+        self._refuse_if_ambiguous(id)
+        return self._own(id) or self.find(id)
+
+    def _own(self, id: str) -> Pending | DeadLetter | None:
+        """What has this id itself, whatever the ids of messages are."""
+        if not _can_be_stored(id):
+            return None
+        try:
+            return self.dead_letters.get(id)
+        except (LetterNotFound, NotSupported):
+            entry = self._view.entry(id)
+        return None if entry is None else pending_of(entry)
+
+    def _refuse_if_ambiguous(self, id: str) -> None:
+        if not _can_be_stored(id) or entry_number(id) is None:
+            return  # only a number can be both, and to look at everything takes its time
+        try:
+            own = self._own(id)
+            other = None if own is None or own.message_id == id else self._view.find(id)
+        except NotSupported:
+            return
+        if own is not None and other is not None:
+            raise ConfigError(
+                f"{id!r} is the id of message {own.message_id!r} and the message id of another, which has the id "
+                f"{str(other.id)!r}: give one of these two"
+            )
 
     def paused(self) -> Paused:
         """The queues and actors that are paused."""
@@ -200,16 +233,17 @@ class Operations:
 
     # -- Acting --------------------------------------------------------------------------------------------------
 
-    def run_now(self, pending: Pending | str) -> None:
+    def run_now(self, pending: Pending | PendingKey | str) -> None:
         """Make a message that waits due at once. One that is due already keeps its place.
 
         While its queue or its actor is paused it waits all the same.
 
         Args:
-            pending: what ``pending()`` gave, or its id, or a message id.
+            pending: what ``pending()`` gave, or its key, or its id, or a message id.
 
         Raises:
             MessageNotFound: it waits no more: a worker has it, it is done, dead or cancelled.
+            ConfigError: that is the id of one message and the message id of another.
         """
         now = self._clock.now()
 
@@ -221,34 +255,37 @@ class Operations:
 
         self._act(pending, move)
 
-    def move(self, pending: Pending | str, *, due_at: int | datetime) -> None:
+    def move(self, pending: Pending | PendingKey | str, *, due_at: int | datetime) -> None:
         """Make a message that waits due at another instant (ms since the epoch, or a datetime).
 
         Raises:
             MessageNotFound: it waits no more.
-            ConfigError: that is no instant.
+            ConfigError: that is no instant, or the id could be that of two messages.
         """
         instant, now = _instant(due_at, "due_at"), self._clock.now()
         self._act(pending, lambda entry_id: self._view.move(entry_id, due_at=instant, now=now))
 
-    def cancel(self, pending: Pending | str) -> None:
+    def cancel(self, pending: Pending | PendingKey | str) -> None:
         """Drop a message that waits. It will not run, and lies nowhere any more.
 
         Raises:
             MessageNotFound: it waits no more.
+            ConfigError: the id could be that of two messages.
         """
         self._act(pending, self._view.cancel)
 
-    def _act(self, pending: Pending | str, act: Callable[[str], object]) -> None:
+    def _act(self, pending: Pending | PendingKey | str, act: Callable[[str], object]) -> None:
         """Do it to the message that is meant."""
-        if isinstance(pending, Pending):
+        if isinstance(pending, (Pending, PendingKey)):
             try:
+                self._check_place(pending)
                 act(pending.id)
             except MessageNotFound:
                 raise MessageNotFound(pending.message_id or pending.id) from None
             return
         if not _can_be_stored(pending):
             raise MessageNotFound(pending)
+        self._refuse_if_ambiguous(pending)
         try:
             act(pending)
         except MessageNotFound:
@@ -259,6 +296,19 @@ class Operations:
                 act(str(found.id))
             except MessageNotFound:
                 raise MessageNotFound(pending) from None
+
+    def _check_place(self, listed: Pending | PendingKey) -> None:
+        """See that another message has not got the id meanwhile: that of the newest may be given again once it is gone.
+
+        Raises:
+            MessageNotFound: it has, or nothing has this id.
+        """
+        try:
+            entry = self._view.entry(listed.id)
+        except NotSupported:
+            return  # nor can it be acted on
+        if entry is None or pending_of(entry).message_id != listed.message_id:
+            raise MessageNotFound(listed.id)
 
     def pause(self, *, queue: str | None = None, actor: str | Actor[..., Any] | None = None) -> None:
         """Let no worker of any process take messages of a queue, or of an actor, until it is resumed.
@@ -322,17 +372,6 @@ def _instant(value: int | datetime, what: str) -> int:
     return value
 
 
-def _cursor(entry: Entry) -> str:
-    return f"{entry.due_at}_{entry.id}"
-
-
-def _place(cursor: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(-?\d{1,18})_(\d{1,19})", cursor, re.ASCII) if isinstance(cursor, str) else None
-    if found is None or int(found[2]) >= 1 << 63:
-        raise ConfigError(f"after is {cursor!r}: give the cursor of one that was listed")
-    return int(found[1]), int(found[2])
-
-
 def _wanted_bytes(actor_name: str | None, error_name: str | None, retrying: bool | None) -> list[bytes]:
     """What the payload of a match has in it for certain: to decode a million of them takes seconds."""
     if type(get_encoder()) is not JSONEncoder:
@@ -345,28 +384,3 @@ def _wanted_bytes(actor_name: str | None, error_name: str | None, retrying: bool
     if retrying:
         wanted.append(b'"retries"')
     return wanted
-
-
-def _pending(entry: Entry) -> Pending:
-    message: Message[Any] | None
-    try:
-        message = decode(entry.data)
-    except Exception:
-        message = None
-    return Pending(
-        id=str(entry.id),
-        message_id=message.message_id if message is not None else None,
-        queue_name=entry.queue_name,
-        actor_name=message.actor_name if message is not None else None,
-        state="waiting" if entry.state == "waiting" else "claimed",
-        due_at=entry.due_at,
-        retries=retries_of(message.options) if message is not None else 0,
-        attempts=read_attempts(message.options) if message is not None else (),
-        error=last_error(message) if message is not None else None,
-        claimed_at=entry.claimed_at,
-        claimed_by=entry.owner,
-        held=entry.held_for is not None,
-        message=message,
-        data=entry.data,
-        cursor=_cursor(entry),
-    )

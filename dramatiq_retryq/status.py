@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from dramatiq import Message
 
@@ -19,6 +19,7 @@ __all__ = [
     "Minute",
     "Paused",
     "Pending",
+    "PendingKey",
     "QueueStatus",
     "Rates",
     "RunningMessage",
@@ -182,6 +183,13 @@ class Status:
     paused: Paused = field(default_factory=Paused)
 
 
+class PendingKey(NamedTuple):
+    """What is enough to act on a message that was listed, and on no other. Of a million, the rest takes much room."""
+
+    id: str
+    message_id: str | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pending:
     """A message that waits or is being worked on.
@@ -218,6 +226,11 @@ class Pending:
     message: Message[Any] | None = field(default=None, repr=False)
     data: bytes = field(default=b"", repr=False)
     cursor: str = ""
+
+    @property
+    def key(self) -> PendingKey:
+        """Give it to ``run_now``, ``move`` and ``cancel``."""
+        return PendingKey(self.id, self.message_id)
 
 
 def last_error(message: Message[Any]) -> ErrorInfo | None:

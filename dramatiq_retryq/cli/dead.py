@@ -141,15 +141,12 @@ def show(broker: str, path: str, id: str, full: bool, format: Format) -> None:
 
 
 def _letter(at: Opened, id: str) -> DeadLetter:
-    try:
-        return at.operations.dead_letters.get(id)
-    except LetterNotFound:
-        found = at.operations.find(id)
-        if isinstance(found, DeadLetter):
-            return found
-        if found is not None:
-            fail(f"message {id} is not dead: it is {found.state}; see retryq pending show", ExitCode.FOUND)
-        raise
+    found = at.operations.by_id(id)
+    if found is None:
+        raise LetterNotFound(id)
+    if not isinstance(found, DeadLetter):
+        fail(f"message {id} is not dead: it is {found.state}; see retryq pending show", ExitCode.FOUND)
+    return found
 
 
 @dead.command(short_help="Send them again, with a new budget of retries.")

@@ -9,7 +9,7 @@ import click
 
 from dramatiq_retryq.errors import MessageNotFound
 from dramatiq_retryq.records import DeadLetter
-from dramatiq_retryq.status import Pending
+from dramatiq_retryq.status import Pending, PendingKey
 from dramatiq_retryq.time_words import ago, iso
 
 from .app import (
@@ -143,7 +143,7 @@ def show(broker: str, path: str, id: str, full: bool, format: Format) -> None:
     Example: retryq pending show app:broker 3c1b8a4e-0e5f-4d0a-8d0c-8a8f3d1f6b52
     """
     with opened(broker, path) as at:
-        found = _find(at, id)
+        found = at.operations.by_id(id)
         if isinstance(found, DeadLetter):
             fail(f"message {id} is dead: see retryq dead show {broker} {found.id}", ExitCode.FOUND)
         if found is None:
@@ -237,8 +237,10 @@ def _act(
         listing(found, columns(at.now()), format, empty="No message that waits matches.")
         note(f"{_count(len(found))} would be {done}; nothing was changed.")
         return
-    # Their ids only: a million of them are no reason to hold a million messages.
-    chosen: Sequence[str] = tuple(dict.fromkeys(ids)) or [message.id for message in find(at, given, limit, "waiting")]
+    # Their keys only: a million of them are no reason to hold a million messages.
+    chosen: Sequence[str | PendingKey] = tuple(dict.fromkeys(ids)) or [
+        message.key for message in find(at, given, limit, "waiting")
+    ]
     if not chosen:
         note("No message that waits matches: nothing was changed.")
         return
@@ -250,14 +252,8 @@ def _act(
 
 
 def _by_id(at: Opened, ids: Sequence[str]) -> list[Pending]:
-    found = [_find(at, id) for id in dict.fromkeys(ids)]
+    found = [at.operations.by_id(id) for id in dict.fromkeys(ids)]
     return [message for message in found if isinstance(message, Pending) and message.state == "waiting"]
-
-
-def _find(at: Opened, id: str) -> Pending | DeadLetter | None:
-    """What has this id, its own or its message's."""
-    found = at.operations.find(id)
-    return next((one for one in at.operations.pending() if one.id == id), None) if found is None else found
 
 
 def _count(number: int) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 from dramatiq import get_logger
@@ -16,12 +16,15 @@ from werkzeug.wrappers import Response
 
 from dramatiq_retryq.errors import LetterNotFound, MessageNotFound
 from dramatiq_retryq.logs import log
+from dramatiq_retryq.status import PendingKey
 
 from . import forms, pages
 from .call import Call, Problem
 from .text import plural
 
 __all__ = ["cancel", "discard", "move", "pause", "replay", "resume", "run_now"]
+
+T = TypeVar("T")
 
 _logger: logging.Logger = get_logger(__name__)  # type: ignore[no-untyped-call]
 
@@ -81,9 +84,9 @@ def cancel(call: Call) -> Response:
     return _with_pending(call, call.operations.cancel, "cancelled")
 
 
-def _with_pending(call: Call, act: Callable[[str], None], what: str) -> Response:
-    ids = call.request.form.getlist("id")
-    done, missed = _each(ids, act, MessageNotFound)
+def _with_pending(call: Call, act: Callable[[PendingKey], None], what: str) -> Response:
+    keys = [forms.read_key(one) for one in call.request.form.getlist("id")]
+    done, missed = _each(keys, act, MessageNotFound)
     return _finish(call, "/pending", what, done, missed)
 
 
@@ -167,9 +170,9 @@ def _with_letters(call: Call, verb: str, rate: float | None, *, title: str, sent
 # -- All of them -----------------------------------------------------------------------------------------------------
 
 
-def _each(ids: Iterable[str], act: Callable[[str], None], gone: type[Exception]) -> tuple[int, int]:
+def _each(wanted: Iterable[T], act: Callable[[T], None], gone: type[Exception]) -> tuple[int, int]:
     done = missed = 0
-    for one in dict.fromkeys(ids):
+    for one in dict.fromkeys(wanted):
         try:
             act(one)
         except gone:

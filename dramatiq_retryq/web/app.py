@@ -21,7 +21,7 @@ from dramatiq_retryq.errors import ConfigError, NotSupported, StoreUnavailable
 from dramatiq_retryq.logs import log
 from dramatiq_retryq.operations import Operations
 
-from . import actions, message_page, pages, security, text
+from . import actions, forms, message_page, pages, security, text
 from .call import Call, Problem
 from .summary import Charts
 
@@ -264,6 +264,7 @@ def _templates() -> jinja2.Environment:
     )
     filters = ("ago", "clock_time", "cut", "duration", "instant", "machine", "number", "plural")
     templates.filters.update({name: getattr(text, name) for name in filters})
+    templates.filters["key_of"] = forms.key_of
     templates.filters["urlencode"] = text.as_query  # jinja's own refuses what is in some people's names
     templates.globals["versions"] = {name: file[2] for name, file in _files().items()}
     return templates

@@ -6,11 +6,24 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote, unquote
 
 from dramatiq_retryq.records import REASONS
+from dramatiq_retryq.status import Pending, PendingKey
 from dramatiq_retryq.time_words import parse_duration, parse_instant
 
-__all__ = ["LETTERS", "PENDING", "Field", "Filters", "read", "read_delay", "read_due", "read_rate"]
+__all__ = [
+    "LETTERS",
+    "PENDING",
+    "Field",
+    "Filters",
+    "key_of",
+    "read",
+    "read_delay",
+    "read_due",
+    "read_key",
+    "read_rate",
+]
 
 _LONGEST_TEXT = 200
 
@@ -59,6 +72,19 @@ def read_rate(text: str) -> float | None:
     if not 1 / 3600 <= rate <= 1_000_000:
         raise ValueError("Not a rate. Write how many messages a second, for example 50 or 0.5.")
     return rate
+
+
+def key_of(pending: Pending) -> str:
+    """What a form says of a message that waits: enough for :func:`read_key`."""
+    place, message_id = pending.key
+    # Quoted: a form makes two characters of a line feed.
+    return place if message_id is None else f"{place} {quote(message_id, errors='surrogatepass')}"
+
+
+def read_key(text: str) -> PendingKey:
+    """The message that a form was about."""
+    place, separator, message_id = text.partition(" ")
+    return PendingKey(place, unquote(message_id, errors="surrogatepass") if separator else None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -212,6 +212,20 @@ def test_a_payload_that_is_no_message_is_shown_as_it_is(run: Any, shop: Any) -> 
     assert run("dead", "list", "shop:broker").code == 0
 
 
+@pytest.mark.parametrize("arguments", [["show"], ["replay"], ["discard", "--yes"]])
+def test_an_id_that_could_be_that_of_two_is_refused(run: Any, shop: Any, bury: Any, arguments: list[str]) -> None:
+    first, second = bury(2)
+    letter = shop.broker.dead_letters.get(second)
+    shop.broker.dead_letters.discard(letter)
+    shop.broker.enqueue(letter.message.copy(message_id=first))
+    command, *options = arguments
+    ended = run("dead", command, "shop:broker", first, *options)
+    assert (ended.code, ended.out) == (2, "")
+    assert f"the message id of another, which has the id '{int(second) + 1}': give one of these two" in ended.err
+    assert [letter.id for letter in shop.broker.dead_letters] == [first]
+    shop.broker.flush("orders")
+
+
 def test_an_id_that_is_not_there_ends_with_1(run: Any, shop: Any) -> None:
     ended = run("dead", "show", "shop:broker", "4711")
     assert (ended.code, ended.out) == (1, "")

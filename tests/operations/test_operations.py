@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -407,3 +408,117 @@ def test_an_id_that_is_no_text_is_refused_in_a_sentence(operations: Operations, 
 def test_a_filter_that_makes_no_sense_is_refused_in_a_sentence(operations: Operations, filters: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(filters))):
         operations.pending(**filters)
+
+
+# -- Ids that two messages could be meant by -----------------------------------------------------------------------
+
+
+def namesakes(broker: StoreBroker, operations: Operations) -> tuple[Pending, Pending]:
+    """Two messages that wait: the message id of the second is the id of the first one's place."""
+    send(broker, delay=HOUR)
+    [first] = operations.pending()
+    broker.enqueue(broker.actors["add"].message().copy(message_id=first.id), delay=2 * HOUR)
+    [_, second] = operations.pending()
+    assert second.message_id == first.id
+    return first, second
+
+
+ACTS: dict[str, Callable[[Operations, Any], object]] = {
+    "run_now": lambda operations, what: operations.run_now(what),
+    "move": lambda operations, what: operations.move(what, due_at=5),
+    "cancel": lambda operations, what: operations.cancel(what),
+}
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_an_id_that_two_messages_could_be_meant_by_is_refused(
+    ours: StoreBroker, operations: Operations, act: str
+) -> None:
+    first, second = namesakes(ours, operations)
+    with pytest.raises(ConfigError, match=f"'{first.id}' is the id of message '{first.message_id}'.*give") as raised:
+        ACTS[act](operations, first.id)
+    assert repr(second.id) in str(raised.value)
+    with pytest.raises(ConfigError, match="message id of another"):
+        operations.by_id(first.id)
+    assert [*operations.pending()] == [first, second]
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_each_of_the_two_can_be_named_all_the_same(ours: StoreBroker, operations: Operations, act: str) -> None:
+    first, second = namesakes(ours, operations)
+    ACTS[act](operations, second.id)
+    assert first in operations.pending()
+    assert second not in operations.pending()
+    ACTS[act](operations, first.message_id)
+    assert first not in operations.pending()
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_a_letters_id_is_not_taken_for_the_message_id_of_one_that_waits(
+    ours: StoreBroker, operations: Operations, drain: Drain, act: str
+) -> None:
+    send(ours, "add", True)
+    drain(ours)
+    letter = ours.dead_letters.one()
+    ours.enqueue(ours.actors["add"].message().copy(message_id=letter.id), delay=HOUR)
+    [pending] = operations.pending()
+    with pytest.raises(ConfigError, match="message id of another"):
+        ACTS[act](operations, letter.id)
+    assert [*operations.pending()] == [pending]
+
+
+def test_a_message_is_found_by_its_own_id_before_any_other(ours: StoreBroker, operations: Operations) -> None:
+    first, second = namesakes(ours, operations)
+    assert operations.find(first.id) == second
+    assert operations.find(second.id) == second
+
+
+def test_by_id_gives_what_the_listings_name_so(ours: StoreBroker, operations: Operations, drain: Drain) -> None:
+    waiting, dead = send(ours, delay=HOUR), send(ours, "add", True)
+    drain(ours, until=ours.clock.now() + 60_000)
+    [pending], letter = operations.pending(), ours.dead_letters.one()
+    assert operations.by_id(pending.id) == operations.by_id(waiting.message_id) == pending
+    assert operations.by_id(letter.id) == operations.by_id(dead.message_id) == letter
+    assert operations.by_id("nobody's") is None
+    assert operations.by_id("999999999") is None
+    assert operations.by_id("\ud800") is None
+
+
+def test_a_message_whose_id_is_that_of_its_own_place_is_meant_without_doubt(
+    ours: StoreBroker, operations: Operations
+) -> None:
+    send(ours)
+    [other] = operations.pending()
+    own = str(int(other.id) + 1)
+    ours.enqueue(ours.actors["add"].message().copy(message_id=own))
+    [_, pending] = operations.pending()
+    assert (pending.id, pending.message_id) == (own, own)
+    assert operations.by_id(own) == pending
+    operations.cancel(own)
+    assert [*operations.pending()] == [other]
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("named", ["whole", "key"])
+def test_what_was_listed_is_not_mistaken_for_what_has_its_place_now(
+    ours: StoreBroker, operations: Operations, act: str, named: str
+) -> None:
+    send(ours, delay=HOUR)
+    [listed_before] = operations.pending()
+    operations.cancel(listed_before)
+    # On SQLite it has the id of the newest one that is gone, if it comes at the same instant.
+    send(ours, delay=HOUR)
+    [other] = operations.pending()
+    before = replace(listed_before, id=other.id)
+    with pytest.raises(MessageNotFound, match=str(before.message_id)):
+        ACTS[act](operations, before if named == "whole" else before.key)
+    assert [*operations.pending()] == [other]
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_a_key_is_enough_to_act_on_what_was_listed(ours: StoreBroker, operations: Operations, act: str) -> None:
+    send(ours, delay=HOUR)
+    ours.store.put("default", b"no message", due_at=ours.clock.now() + HOUR, now=ours.clock.now())
+    for pending in [*operations.pending()]:
+        ACTS[act](operations, pending.key)
+        assert pending not in operations.pending()

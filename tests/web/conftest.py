@@ -92,9 +92,9 @@ class Scripted(Operations):
 
     def _do(self, name: str, pending: Any, *rest: Any) -> None:
         self._hear(name)
-        if pending not in [one.id for one in self.waiting]:
-            raise MessageNotFound(pending)
-        self.done.append((name, pending, *rest))
+        if pending not in [one.key for one in self.waiting]:
+            raise MessageNotFound(pending.id)
+        self.done.append((name, pending.id, *rest))
 
     def run_now(self, pending: Any) -> None:
         self._do("run_now", pending)
@@ -145,6 +145,10 @@ class Desk:
         """The page at this path, read by somebody who takes offence at anything that is not right."""
         response = self.get(path, **kwargs)
         return read_page(response.get_data(as_text=True))
+
+    def waiting(self) -> list[str]:
+        """What the forms say of the messages that wait."""
+        return self.look("/pending").inputs("id")
 
     def token(self) -> str:
         found = self.look("/queues").inputs("token")

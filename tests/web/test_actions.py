@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -77,15 +78,42 @@ def test_one_comes_back_to_the_page_one_was_on_and_to_no_other_site(desk: Desk, 
 def test_messages_that_were_selected_are_due_at_once(desk: Desk) -> None:
     for _ in range(3):
         desk.wait()
-    response = desk.post("/pending/run-now", {"id": ["1", "3", "9"], "back": "actor=deliver&after=c1"})
+    first, _, third = desk.waiting()
+    response = desk.post("/pending/run-now", {"id": [first, third, "9 gone"], "back": "actor=deliver&after=c1"})
     assert response.headers["Location"] == "/pending?actor=deliver&after=c1"
     assert after(desk, response) == "2 messages are due now. 1 message was no longer there."
     assert desk.operations.done == [("run_now", "1"), ("run_now", "3")]
 
 
+@pytest.mark.parametrize("message_id", ["a b+c%20d", "line\r\nfeed", "", "<b>&amp;\"'", "größer \u202e"])
+def test_a_message_is_known_by_its_id_whatever_is_in_it(desk: Desk, message_id: str) -> None:
+    desk.wait(desk.message(1).copy(message_id=message_id))
+    ids = desk.waiting()
+    if message_id:
+        ids += desk.look(f"/message?{urlencode({'id': message_id})}").inputs("id")
+    for one in ids:
+        assert desk.post("/pending/run-now", {"id": one}).status_code == 303
+        assert desk.operations.done.pop() == ("run_now", "1")
+
+
+def test_a_message_that_cannot_be_decoded_is_known_by_its_place(desk: Desk) -> None:
+    desk.wait(message=desk.message(1), message_id=None, actor_name=None)
+    desk.post("/pending/run-now", {"id": desk.waiting()})
+    assert desk.operations.done == [("run_now", "1")]
+
+
+def test_what_has_the_place_of_a_message_now_is_left_alone(desk: Desk) -> None:
+    desk.wait()
+    form = {"id": desk.waiting()}
+    desk.operations.waiting.clear()
+    desk.wait()
+    assert after(desk, desk.post("/pending/run-now", form)) == "0 messages are due now. 1 message was no longer there."
+    assert desk.operations.done == []
+
+
 def test_what_was_done_is_said_once(desk: Desk) -> None:
     desk.wait()
-    response = desk.post("/pending/run-now", {"id": "1"})
+    response = desk.post("/pending/run-now", {"id": desk.waiting()})
     assert after(desk, response) == "1 message is due now."
     assert "is due now." not in desk.look("/pending").text
 
@@ -101,7 +129,7 @@ def test_a_cookie_that_somebody_else_wrote_says_nothing(desk: Desk, cookie: str)
 @pytest.mark.parametrize(("due", "wait"), [("2h", 7_200_000), ("now", 0), ("in 90s", 90_000), ("1h 30m", 5_400_000)])
 def test_a_message_is_moved_to_an_instant_in_words(desk: Desk, due: str, wait: int) -> None:
     waiting = desk.wait()
-    response = desk.post("/pending/move", {"id": "1", "due": due, "back": f"message={waiting.message_id}"})
+    response = desk.post("/pending/move", {"id": desk.waiting(), "due": due, "back": f"message={waiting.message_id}"})
     assert response.headers["Location"] == f"/message?id={waiting.message_id}"
     assert desk.operations.done == [("move", "1", wait)]
 
@@ -109,7 +137,7 @@ def test_a_message_is_moved_to_an_instant_in_words(desk: Desk, due: str, wait: i
 @pytest.mark.parametrize("due", ["", "soon", "9" * 500 + "d", "-1h", "1000000w"])
 def test_a_message_is_not_moved_to_an_instant_nobody_understands(desk: Desk, due: str) -> None:
     desk.wait()
-    response = desk.post("/pending/move", {"id": "1", "due": due})
+    response = desk.post("/pending/move", {"id": desk.waiting(), "due": due})
     assert response.status_code == 400
     assert "Nothing was done." in response.get_data(as_text=True)
     assert desk.operations.done == []
@@ -118,7 +146,7 @@ def test_a_message_is_not_moved_to_an_instant_nobody_understands(desk: Desk, due
 def test_cancelling_is_asked_for_twice(desk: Desk, read: Any) -> None:
     desk.wait()
     desk.wait()
-    asked = desk.post("/pending/cancel", {"id": ["1", "2"], "back": "queue=default"})
+    asked = desk.post("/pending/cancel", {"id": desk.waiting(), "back": "queue=default"})
     assert "Cancel 2 messages?" in asked.get_data(as_text=True)
     assert desk.operations.done == []
     response = confirmed(desk, asked, read)
@@ -279,9 +307,9 @@ def test_what_a_broker_cannot_do_is_said_with_501(desk: Desk) -> None:
 
 def test_a_store_that_fails_in_the_midst_is_said_and_can_be_tried_again(desk: Desk, read: Any) -> None:
     desk.wait()
-    token = desk.token()
+    token, ids = desk.token(), desk.waiting()
     desk.operations.refuses["run_now"] = StoreUnavailable("jobs.db: the disk is full")
-    response = desk.client.post("/pending/run-now", data={"token": token, "id": "1"})
+    response = desk.client.post("/pending/run-now", data={"token": token, "id": ids})
     assert response.status_code == 503
     # Not the address of the form, at which there is nothing to be seen.
     assert read(response.get_data(as_text=True)).link("Try again") == "/"

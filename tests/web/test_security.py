@@ -133,7 +133,7 @@ def test_a_form_without_our_token_changes_nothing(desk: Desk, path: str) -> None
     desk.die()
     desk.wait()
     token = desk.token()
-    form = {"id": "1", "queue": "default", "due": "1h", "confirmed": "yes"}
+    form = {"id": ["1", *desk.waiting()], "queue": "default", "due": "1h", "confirmed": "yes"}
     for sent in ({}, {"token": ""}, {"token": "x" * 32}, {"token": token[:-1]}, {"token": token + "\x00"}):
         response = desk.client.post(path, data={**form, **sent})
         assert response.status_code == 403
@@ -196,9 +196,10 @@ def test_the_cookie_stays_the_same_from_page_to_page(desk: Desk) -> None:
 def test_a_read_only_page_refuses_every_form(desk: Desk, path: str) -> None:
     desk.die()
     desk.wait()
+    form = {"id": ["1", *desk.waiting()], "queue": "default", "due": "1h", "confirmed": "yes"}
     token = desk.token()
     client, desk.app.read_only = desk.client, True
-    response = client.post(path, data={"token": token, "id": "1", "queue": "default", "due": "1h", "confirmed": "yes"})
+    response = client.post(path, data={"token": token, **form})
     assert response.status_code == 403
     assert "changes nothing" in response.get_data(as_text=True)
     assert desk.operations.done == []
