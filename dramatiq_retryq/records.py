@@ -34,6 +34,7 @@ __all__ = [
     "decode",
     "entry_number",
     "is_message",
+    "known_reason",
     "read_attempts",
 ]
 
@@ -54,6 +55,11 @@ REASONS: tuple[Reason, ...] = (
     "crashed",
     "unschedulable",
 )
+
+
+def known_reason(value: object) -> Reason:
+    """What is stored as a reason; ``rejected`` for one that this version does not know, or that is torn."""
+    return next((reason for reason in REASONS if reason == value), "rejected")
 
 
 # A NamedTuple where the rest are dataclasses: one is made for every delivery, and a frozen

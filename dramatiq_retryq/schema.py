@@ -120,13 +120,15 @@ PUT = """
         max(?, (SELECT coalesce(max(id), 0) + 1 FROM messages), (SELECT up_to + 1 FROM counted)), ?, 'waiting', ?, 0, ?
     )
 """
+# Payloads are read as bytes, whatever another program has put there: a text that is none would make SQLite's reader
+# fail after the claim.
 CLAIM = """
     UPDATE messages SET state = 'claimed', worker = ?, token = ?, claimed_at = ?, deliveries = deliveries + 1
     WHERE id IN (
         SELECT id FROM messages WHERE state = 'waiting' AND held IS NULL AND queue = ? AND due_at <= ?
         ORDER BY due_at, id LIMIT ?
     )
-    RETURNING id, data, due_at, deliveries
+    RETURNING id, CAST(data AS BLOB), due_at, deliveries
 """
 NEXT_DUE = """
     SELECT due_at FROM messages WHERE state = 'waiting' AND held IS NULL AND queue = ? ORDER BY due_at LIMIT 1
@@ -162,12 +164,13 @@ TRIM_BY_COUNT = """
     )
 """
 TRIM_BY_AGE = "DELETE FROM messages WHERE state = 'dead' AND died_at < ?"
-LETTER_COLUMNS = "id, queue, died_at, reason, letter, data"
+LETTER_COLUMNS = "id, queue, died_at, reason, CAST(letter AS BLOB), CAST(data AS BLOB)"
 LETTERS = f"""
     SELECT {LETTER_COLUMNS} FROM messages WHERE state = 'dead' AND (died_at, id) < (?, ?)
     ORDER BY died_at DESC, id DESC LIMIT ?
 """
 LETTER = f"SELECT {LETTER_COLUMNS} FROM messages WHERE id = ? AND state = 'dead'"
+LETTER_TEXTS = "SELECT id, CAST(letter AS BLOB) FROM messages WHERE state = 'dead'"
 COUNT_CLAIMED = "SELECT queue, count(*) FROM messages WHERE state = 'claimed' GROUP BY queue"
 COUNT_REASONS = "SELECT reason, count(*) FROM messages WHERE state = 'dead' GROUP BY reason"
 COUNT_DEAD = "SELECT queue, count(*) FROM messages WHERE state = 'dead' GROUP BY queue"
@@ -176,7 +179,7 @@ IS_IDLE = """
        AND NOT EXISTS (SELECT 1 FROM messages WHERE state = 'claimed' AND queue = :queue)
 """
 FIND = """
-    SELECT m.id, m.queue, m.state, m.data, m.due_at, m.deliveries, m.claimed_at, w.owner, m.held
+    SELECT m.id, m.queue, m.state, CAST(m.data AS BLOB), m.due_at, m.deliveries, m.claimed_at, w.owner, m.held
     FROM messages AS m LEFT JOIN workers AS w ON w.id = m.worker WHERE instr(m.data, ?) > 0
 """
 FLUSH = """
@@ -189,7 +192,8 @@ FLUSH_SET_ASIDE = "DELETE FROM set_aside WHERE queue = :queue"
 REGISTER = "INSERT INTO workers (file, owner, started_at) VALUES (?, ?, ?)"
 WORKERS = "SELECT id, file, owner, started_at FROM workers ORDER BY id"
 HELD_BY = """
-    SELECT id, queue, data, deliveries, claimed_at, token FROM messages WHERE state = 'claimed' AND worker = ?
+    SELECT id, queue, CAST(data AS BLOB), deliveries, claimed_at, token FROM messages
+    WHERE state = 'claimed' AND worker = ?
 """
 REDELIVER = """
     UPDATE messages SET state = 'waiting', data = ?, worker = NULL, token = NULL, claimed_at = NULL
@@ -212,10 +216,10 @@ DEPART = """
     UPDATE messages SET state = 'claimed', held = NULL, worker = -1, token = ?, claimed_at = ?,
         deliveries = deliveries + 1
     WHERE id IN (SELECT id FROM messages WHERE state = 'waiting' AND queue = ? ORDER BY due_at, id LIMIT ?)
-    RETURNING id, data, due_at, deliveries
+    RETURNING id, CAST(data AS BLOB), due_at, deliveries
 """
 DEPARTED = """
-    SELECT id, queue, data, due_at, deliveries, claimed_at, token FROM messages
+    SELECT id, queue, CAST(data AS BLOB), due_at, deliveries, claimed_at, token FROM messages
     WHERE state = 'claimed' AND worker = -1 ORDER BY due_at, id
 """
 LAY = """
@@ -263,7 +267,7 @@ PAUSES = "SELECT kind, name, since FROM pauses"
 
 # -- Looking, for people -----------------------------------------------------------------------------------------------
 
-_ENTRY = "m.id, m.queue, 'waiting', m.data, m.due_at, m.deliveries, NULL, NULL, m.held"
+_ENTRY = "m.id, m.queue, 'waiting', CAST(m.data AS BLOB), m.due_at, m.deliveries, NULL, NULL, m.held"
 _WAITING = f"SELECT {_ENTRY} FROM messages AS m WHERE m.state = 'waiting' AND m.held IS NULL AND m.queue = ?"
 _HELD = f"SELECT {_ENTRY} FROM set_aside AS h JOIN messages AS m ON m.id = h.id WHERE h.actor = ? AND h.queue = ?"
 # What is due at the same instant as the last one, and then the rest: SQLite does not seek by (due_at, id) > (?, ?) but
@@ -273,15 +277,15 @@ _LATER_INSTANT = " AND {0}.due_at > ? ORDER BY {0}.due_at, {0}.id LIMIT ?"
 WAITING_PAGE = (_WAITING + _SAME_INSTANT.format("m"), _WAITING + _LATER_INSTANT.format("m"))
 HELD_PAGE = (_HELD + _SAME_INSTANT.format("h"), _HELD + _LATER_INSTANT.format("h"))
 CLAIMED_ENTRIES = """
-    SELECT m.id, m.queue, 'claimed', m.data, m.due_at, m.deliveries, m.claimed_at, w.owner, NULL
+    SELECT m.id, m.queue, 'claimed', CAST(m.data AS BLOB), m.due_at, m.deliveries, m.claimed_at, w.owner, NULL
     FROM messages AS m LEFT JOIN workers AS w ON w.id = m.worker
     WHERE m.state = 'claimed' AND (m.due_at, m.id) > (?, ?) ORDER BY m.due_at, m.id
 """
 ENTRY = """
-    SELECT m.id, m.queue, m.state, m.data, m.due_at, m.deliveries, m.claimed_at, w.owner, m.held
+    SELECT m.id, m.queue, m.state, CAST(m.data AS BLOB), m.due_at, m.deliveries, m.claimed_at, w.owner, m.held
     FROM messages AS m LEFT JOIN workers AS w ON w.id = m.worker WHERE m.id = ? AND m.state <> 'dead'
 """
-RUN_BY = "SELECT id, queue, data, claimed_at FROM messages WHERE state = 'claimed' AND worker = ?"
+RUN_BY = "SELECT id, queue, CAST(data AS BLOB), claimed_at FROM messages WHERE state = 'claimed' AND worker = ?"
 
 # From name to name by the index, however many entries there are.
 NEXT_QUEUE = "SELECT min(queue) FROM messages WHERE state = 'waiting' AND held IS NULL AND queue > ?"

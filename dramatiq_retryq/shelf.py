@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from dramatiq import Message
 
 from .errors import LetterNotFound, LetterTooNew
-from .records import REASONS, DeadLetter, ErrorInfo, Reason, decode
+from .records import DeadLetter, ErrorInfo, decode, known_reason
 from .store import Store
 
 __all__ = [
@@ -196,7 +196,7 @@ def unpack(data: bytes | str, *, letter_id: str = "", queue_name: str = "", died
         payload = raw
     return DeadLetter(
         id=_text(fields.get("id")) or letter_id,
-        reason=_reason(fields.get("reason")),
+        reason=known_reason(fields.get("reason")),
         queue_name=_text(fields.get("queue_name")) or queue_name,
         actor_name=_text(fields.get("actor_name")),
         died_at=fields["died_at"] if isinstance(fields.get("died_at"), int) else died_at,
@@ -250,10 +250,6 @@ def refuse_if_newer(letter: DeadLetter) -> None:
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
-
-
-def _reason(value: object) -> Reason:
-    return next((reason for reason in REASONS if reason == value), "rejected")
 
 
 def _error(fields: object) -> ErrorInfo | None:

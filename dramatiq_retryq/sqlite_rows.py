@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from .records import DeadLetter, Entry, ErrorInfo
+from .records import DeadLetter, Entry, ErrorInfo, decode, known_reason
 
-__all__ = ["entry_of", "first_id", "has_parts", "letter_of", "letter_text"]
+__all__ = ["entry_of", "first_id", "has_parts", "is_torn", "letter_of", "letter_text"]
 
 # An id is the instant of the put, in ms since 2025, with room for 2 ** 20 of them in each; and it is greater than any
 # that is there. So later ones are greater, and one that is free again is not given again. AUTOINCREMENT does the same,
@@ -56,17 +56,45 @@ def letter_text(letter: DeadLetter) -> str:
 
 
 def letter_of(row: tuple[Any, ...]) -> DeadLetter:
-    """The record of a dead letter."""
+    """The record of a dead letter. Never raises: one that is torn is shown as far as it can be read."""
     row_id, queue, died_at, reason, text, data = row
-    fields = json.loads(text)
-    error = fields["error"]
+    kept = _read(text)
+    actor_name, error, traceback = (_actor_of(data), _UNREADABLE, None) if kept is None else kept
     return DeadLetter(
         id=str(row_id),
-        reason=reason,
+        reason=known_reason(reason),
         queue_name=queue,
-        actor_name=fields["actor"],
+        actor_name=actor_name,
         died_at=died_at,
-        error=ErrorInfo(type=error[0], message=error[1], place=error[2]) if error is not None else None,
-        traceback=fields["traceback"],
+        error=error,
+        traceback=traceback,
         data=data,
     )
+
+
+def is_torn(text: bytes) -> bool:
+    """Whether nobody can read what :func:`letter_text` wrote."""
+    return _read(text) is None
+
+
+_UNREADABLE = ErrorInfo(type="Unreadable", message="what was kept of the error cannot be read")
+
+
+def _read(text: bytes) -> tuple[str | None, ErrorInfo | None, str | None] | None:
+    """The actor, the error and the traceback; ``None`` where that is not what is written there."""
+    try:
+        fields = json.loads(text)
+        actor, error, traceback = fields["actor"], fields["error"], fields["traceback"]
+        type_, message, place = ("", "", "") if error is None else error
+    except Exception:
+        return None
+    if not all(isinstance(part, str) for part in (actor or "", type_, message, place, traceback or "")):
+        return None
+    return actor, None if error is None else ErrorInfo(type=type_, message=message, place=place), traceback
+
+
+def _actor_of(data: bytes) -> str | None:
+    try:
+        return decode(data).actor_name
+    except Exception:
+        return None

@@ -13,11 +13,11 @@ from . import schema as sql
 from . import sqlite_counts as numbers
 from .database import Database, Synchronous
 from .errors import ClaimLost, ConfigError, LetterNotFound, MessageNotFound, StoreUnavailable
-from .records import Claim, DeadLetter, Entry, QueueCounts, Reason, State, entry_number, is_message
+from .records import Claim, DeadLetter, Entry, QueueCounts, Reason, State, entry_number, is_message, known_reason
 from .sqlite_counts import Counters
 from .sqlite_entries import entries_in, letters_in
 from .sqlite_pauses import Pauses
-from .sqlite_rows import entry_of, first_id, letter_of, letter_text
+from .sqlite_rows import entry_of, first_id, is_torn, letter_of, letter_text
 from .sqlite_workers import Workers
 from .status import Minute, Paused, WorkerStatus
 from .store import NoticeOf, Outcome
@@ -226,7 +226,10 @@ class SQLiteStore:
         return numbers.counts(self._db, now=now)
 
     def dead_by_reason(self) -> dict[Reason, int]:
-        return dict(self._db.read(lambda con: con.execute(sql.COUNT_REASONS).fetchall()))
+        found: dict[Reason, int] = {}
+        for reason, count in self._db.read(lambda con: con.execute(sql.COUNT_REASONS).fetchall()):
+            found[known_reason(reason)] = found.get(known_reason(reason), 0) + count
+        return found
 
     def unfinished(self, queue_name: str) -> int:
         return numbers.unfinished(self._db, queue_name)
@@ -279,22 +282,27 @@ class SQLiteStore:
             copy.execute(sql.END_JOURNEY)
 
     def check(self) -> list[str]:
-        def query(con: sqlite3.Connection) -> tuple[list[str], list[str]]:
+        def query(con: sqlite3.Connection) -> tuple[list[str], list[str], list[str]]:
             con.execute("BEGIN")  # so that all of them look at the same instant
             try:
                 findings = [str(row[0]) for row in con.execute("PRAGMA integrity_check") if row[0] != "ok"]
                 findings += [
                     f"entry {row[0]} is claimed by a worker that is not registered" for row in con.execute(sql.ORPHANS)
                 ]
-                return findings, numbers.check(con)
+                torn = [
+                    f"dead letter {row_id}: what was kept of its error cannot be read"
+                    for row_id, text in con.execute(sql.LETTER_TEXTS)
+                    if is_torn(text)
+                ]
+                return findings, numbers.check(con), torn
             finally:
                 con.execute("COMMIT")
 
         try:
-            findings, miscounted = self._db.read(query)
+            findings, miscounted, torn = self._db.read(query)
             if miscounted and not findings:
                 self._db.write(numbers.count_anew)
-            return findings + miscounted
+            return findings + miscounted + torn
         except StoreUnavailable as error:
             if isinstance(error.__cause__, sqlite3.DatabaseError) and "malformed" in str(error.__cause__):
                 return [str(error)]
