@@ -123,6 +123,8 @@ def _milliseconds(instant: datetime) -> int:
 
 def spoken(duration: float) -> str:
     """A duration in ms as people say it, in two units at most: ``350 ms``, ``2.5 s``, ``3 min 20 s``, ``2 d 4 h``."""
+    if not -MAX_DURATION <= duration <= MAX_DURATION:
+        return "more than a thousand years"  # anybody's number, which may have hundreds of digits, or be none
     if duration < 0:
         return "-" + spoken(-duration)
     if round(duration) < _SECOND:

@@ -179,8 +179,9 @@ def strip(attempts: Sequence[tuple[int, int, str]], *, start: int, end: int, las
     span = max(1, end - start)
     marks = []
     for at, lasted, title in attempts:
-        x = min(max((at - start) / span, 0.0), 1.0) * (width - 12)
-        length = min(max(lasted / span * (width - 12), 6.0), width - x)
+        # Cut before they are divided: they are what a message says, and may be too great for a float.
+        x = min(max(at - start, 0), span) / span * (width - 12)
+        length = min(max(min(max(lasted, 0), span) / span * (width - 12), 6.0), width - x)
         marks.append(
             f'<rect class="attempt" x="{x:.1f}" y="4" width="{length:.1f}" height="16"><title>{escape(title)}</title>'
             "</rect>"

@@ -212,6 +212,29 @@ def test_a_payload_that_is_no_message_is_shown_as_it_is(run: Any, shop: Any) -> 
     assert run("dead", "list", "shop:broker").code == 0
 
 
+@pytest.mark.parametrize(
+    "number", [10**400, -(10**400), True, "soon", None], ids=["vast", "negative", "true", "text", "none"]
+)
+def test_numbers_that_somebody_else_wrote_are_shown_all_the_same(run: Any, shop: Any, number: Any) -> None:
+    fields = {"n": 1, "started_at": number, "duration": number, "error": "E", "message": "m", "delay": number}
+    message = shop.remind.message()
+    options = {"attempts": [fields], "retries": number, "replays": number, "eta": number, "requeue_timestamp": number}
+    message = message.copy(options=options, message_timestamp=number)
+    now = shop.broker.clock.now()
+    for _ in range(2):
+        shop.broker.store.put("default", message.encode(), due_at=now, now=now)
+    (claim,) = shop.broker.store.claim("default", now=now, limit=1, owner="test")
+    letter = DeadLetter(
+        id=str(claim.id), reason="rejected", queue_name="default", actor_name="remind", died_at=now, data=claim.data
+    )
+    shop.broker.store.bury(claim, letter)
+    for group, id in (("dead", letter.id), ("pending", str(claim.id + 1))):
+        for arguments in (("list", "shop:broker"), ("show", "shop:broker", id)):
+            for format in ("table", "json"):
+                ended = run(group, *arguments, "--format", format)
+                assert (ended.code, ended.err) == (0, "")
+
+
 @pytest.mark.parametrize("arguments", [["show"], ["replay"], ["discard", "--yes"]])
 def test_an_id_that_could_be_that_of_two_is_refused(run: Any, shop: Any, bury: Any, arguments: list[str]) -> None:
     first, second = bury(2)

@@ -123,6 +123,11 @@ def test_what_is_said_is_understood_again_and_about_the_same(milliseconds: int) 
     assert abs(again - milliseconds) <= max(0.05 * milliseconds, 1)
 
 
+@pytest.mark.parametrize("duration", [MAX_DURATION + 1, 10**400, -(10**400), float("inf"), float("nan")])
+def test_a_duration_that_is_anybodys_number_is_said_in_words(duration: float) -> None:
+    assert spoken(duration) == "more than a thousand years"
+
+
 def test_an_instant_is_said_as_seen_from_now() -> None:
     assert ago(NOON - 200_000, now=NOON) == "3 min 20 s ago"
     assert ago(NOON + 2 * HOUR, now=NOON) == "in 2 h"

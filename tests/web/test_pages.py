@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from dramatiq_retryq.errors import NotSupported, StoreUnavailable
+from dramatiq_retryq.operations import Operations
 from dramatiq_retryq.records import ErrorInfo
 from dramatiq_retryq.status import Minute, Paused, QueueStatus, Rates, RunningMessage, WorkerStatus
 
@@ -554,3 +555,20 @@ def test_an_error_of_ours_is_logged_and_not_shown(desk: Desk, caplog: pytest.Log
     assert "secret detail" not in response.get_data(as_text=True)
     assert "secret detail" in caplog.text
     desk.look("/")
+
+
+@pytest.mark.parametrize(
+    "number", [10**400, -(10**400), True, "soon", None], ids=["vast", "negative", "true", "text", "none"]
+)
+def test_numbers_that_somebody_else_wrote_are_shown_all_the_same(desk: Desk, number: Any) -> None:
+    fields = {"n": 1, "started_at": number, "duration": number, "error": "E", "message": "m", "delay": number}
+    options = {"attempts": [fields, {**fields, "n": 3}], "retries": number, "replays": number, "eta": number}
+    message = desk.message(1).copy(options=options, message_timestamp=number)
+    letter = desk.die(message)
+    store, now = desk.broker.store, desk.clock.now()
+    store.put("default", message.encode(), due_at=now, now=now)
+    assert desk.get(f"/letter?id={letter.id}").status_code == 200
+    [pending] = Operations.of(desk.broker).pending()
+    desk.operations.waiting.append(pending)
+    for path in ("/", "/dead", "/pending", f"/message?id={pending.message_id}"):
+        assert desk.get(path).status_code == 200
