@@ -230,6 +230,7 @@ class DeadLetters:
         Raises:
             LetterNotFound: somebody else replayed or discarded it.
             LetterTooNew: a newer version of this package wrote it.
+            LetterUnreadable: it lies on a server and is torn.
         """
         if not isinstance(letter, DeadLetter):
             letter = self.get(letter)

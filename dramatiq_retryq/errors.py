@@ -10,6 +10,7 @@
     ├── ClaimLost                   a move on a claim that is no longer held
     ├── LetterNotFound              no dead letter with that id (any more); also a LookupError
     ├── LetterTooNew                a dead letter that a newer version of this package wrote
+    ├── LetterUnreadable            a dead letter on a server that is torn, and cannot be replayed
     ├── MessageNotFound             no message with that id waits (any more); also a LookupError
     ├── NotSupported                this broker cannot tell or do that; also a NotImplementedError
     ├── MessageDied                 raised by join() for a death whose own exception is gone
@@ -41,6 +42,7 @@ __all__ = [
     "LeftoverMessages",
     "LetterNotFound",
     "LetterTooNew",
+    "LetterUnreadable",
     "MessageDied",
     "MessageNotFound",
     "MissingExtra",
@@ -129,6 +131,20 @@ class LetterTooNew(RetryQueueError):
 
     def __reduce__(self) -> tuple[type[LetterTooNew], tuple[str, int, int]]:
         return type(self), (self.letter_id, self.version, self.known)
+
+
+class LetterUnreadable(RetryQueueError):
+    """What lies on the server as this dead letter has no message in it that could be sent. It was left as it is."""
+
+    def __init__(self, letter_id: str) -> None:
+        self.letter_id = letter_id
+        super().__init__(
+            f"dead letter {letter_id!r} is torn, so there is no message to replay: see what is left of it, and discard "
+            "it; it stays where it is"
+        )
+
+    def __reduce__(self) -> tuple[type[LetterUnreadable], tuple[str]]:
+        return type(self), (self.letter_id,)
 
 
 class MessageNotFound(RetryQueueError, LookupError):

@@ -26,11 +26,11 @@ from typing import Any
 from dramatiq import Message
 from dramatiq.common import dq_name, q_name, xq_name
 
-from .errors import LetterNotFound, LetterTooNew
+from .errors import LetterNotFound, LetterTooNew, LetterUnreadable
 from .hops import reaching
 from .rabbitmq_link import Link, Unroutable
 from .records import DeadLetter, decode
-from .shelf import DueAt, Renew, pack, plain_letter, refuse_if_newer, unpack
+from .shelf import DueAt, Renew, check_readable, pack, plain_letter, unpack
 
 __all__ = ["RabbitmqShelf", "id_of"]
 
@@ -181,8 +181,8 @@ class RabbitmqShelf:
 
         def send(channel: Any, letter: DeadLetter) -> bool:
             try:
-                refuse_if_newer(letter)
-            except LetterTooNew:
+                check_readable(letter)
+            except (LetterTooNew, LetterUnreadable):
                 if len(wanted) == 1:
                     raise
                 return False

@@ -18,11 +18,11 @@ from uuid import uuid4
 
 from dramatiq.common import current_millis, dq_name, q_name, xq_name
 
-from .errors import LetterNotFound, LetterTooNew
+from .errors import LetterNotFound, LetterTooNew, LetterUnreadable
 from .hops import reaching
 from .records import DeadLetter
 from .redis_keys import Keys
-from .shelf import DueAt, Renew, pack, plain_letter, refuse_if_newer, unpack
+from .shelf import DueAt, Renew, check_readable, pack, plain_letter, unpack
 
 __all__ = ["RedisShelf"]
 
@@ -228,8 +228,8 @@ class RedisShelf:
             lying = self._lying([letter.id for letter in batch], {letter.queue_name for letter in batch})
             for letter in lying:
                 try:
-                    refuse_if_newer(letter)
-                except LetterTooNew:
+                    check_readable(letter)
+                except (LetterTooNew, LetterUnreadable):
                     if len(wanted) == 1:
                         raise
                     continue
@@ -269,4 +269,5 @@ class RedisShelf:
 
 
 def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+    # An id that is no text is nobody's here; it is shown, and keeps nobody from the others.
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else value

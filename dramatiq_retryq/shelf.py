@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 from dramatiq import Message
 
-from .errors import LetterNotFound, LetterTooNew
+from .due import LAST_INSTANT
+from .errors import LetterNotFound, LetterTooNew, LetterUnreadable
 from .records import DeadLetter, ErrorInfo, decode, known_reason
 from .store import Store
 
@@ -24,14 +25,16 @@ __all__ = [
     "Renew",
     "Shelf",
     "StoreShelf",
+    "check_readable",
     "pack",
     "plain_letter",
-    "refuse_if_newer",
     "unpack",
 ]
 
 #: The form in which a letter is written on other people's servers.
 LETTER_VERSION = 1
+#: In place of a version: nobody can read what was written, or not the message in it.
+_TORN = 0
 
 #: Gives the message that is sent again for a letter, as the letter lies there at that moment; ``None`` where the
 #: payload cannot be decoded and goes back as it is.
@@ -79,6 +82,7 @@ class Shelf(Protocol):
 
         Raises:
             LetterTooNew: one letter is wanted, and a newer version of this package wrote it. Among many it is left out.
+            LetterUnreadable: likewise, and it is torn.
         """
 
     def discard(self, letter_ids: Sequence[str]) -> int:
@@ -170,8 +174,8 @@ def unpack(data: bytes | str, *, letter_id: str = "", queue_name: str = "", died
 
     Args:
         data: what lies on the server.
-        letter_id: the id, where the data does not say it.
-        queue_name: the queue, likewise.
+        letter_id: the id under which it lies there, whatever the data says.
+        queue_name: the queue, where the data does not say it.
         died_at: the instant, likewise.
     """
     raw = data.encode() if isinstance(data, str) else bytes(data)
@@ -189,21 +193,24 @@ def unpack(data: bytes | str, *, letter_id: str = "", queue_name: str = "", died
             died_at=died_at,
             error=ErrorInfo(type="Undecodable", message="what lies here is no letter of dramatiq_retryq"),
             data=raw,
+            version=_TORN,
         )
+    queue = _name(fields.get("queue_name")) or queue_name
     try:
-        payload = base64.b64decode(fields["data"])
+        payload = base64.b64decode(fields["data"], validate=True)
     except Exception:
-        payload = raw
+        payload, version = raw, _TORN
     return DeadLetter(
-        id=_text(fields.get("id")) or letter_id,
+        id=letter_id or _name(fields.get("id")) or "",
         reason=known_reason(fields.get("reason")),
-        queue_name=_text(fields.get("queue_name")) or queue_name,
+        queue_name=queue,
         actor_name=_text(fields.get("actor_name")),
-        died_at=fields["died_at"] if isinstance(fields.get("died_at"), int) else died_at,
+        died_at=_died_at(fields.get("died_at"), died_at),
         error=_error(fields.get("error")),
         traceback=_text(fields.get("traceback")),
         data=payload,
-        version=version,
+        # Without a queue it can be sent nowhere.
+        version=version if queue else _TORN,
     )
 
 
@@ -239,17 +246,32 @@ def plain_letter(data: bytes, *, letter_id: str, queue_name: str, died_at: int) 
     )
 
 
-def refuse_if_newer(letter: DeadLetter) -> None:
+def check_readable(letter: DeadLetter) -> None:
     """
     Raises:
         LetterTooNew: a newer version of this package wrote the letter.
+        LetterUnreadable: there is no message in it.
     """
+    if letter.version == _TORN:
+        raise LetterUnreadable(letter.id)
     if letter.version > LETTER_VERSION:
         raise LetterTooNew(letter.id, letter.version, LETTER_VERSION)
 
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
+
+
+def _name(value: object) -> str | None:
+    """A text that can be a name on a server: half of a surrogate pair cannot be sent there."""
+    try:
+        return value if isinstance(value, str) and value.encode() else None
+    except UnicodeEncodeError:
+        return None
+
+
+def _died_at(value: object, otherwise: int) -> int:
+    return value if isinstance(value, int) and abs(value) < LAST_INSTANT else otherwise
 
 
 def _error(fields: object) -> ErrorInfo | None:

@@ -11,10 +11,10 @@ from typing import Any
 
 import click
 
-from dramatiq_retryq.errors import LetterNotFound, MessageNotFound
+from dramatiq_retryq.errors import LetterNotFound, LetterTooNew, LetterUnreadable, MessageNotFound
 
 from .app import ExitCode, fail
-from .output import console
+from .output import console, note
 
 __all__ = ["Interrupt", "bar", "for_each"]
 
@@ -55,7 +55,7 @@ def for_each(
     Args:
         items: what to act on.
         act: called with how many it was done to before, and the item. ``LetterNotFound`` and ``MessageNotFound`` mean
-            that somebody else was faster.
+            that somebody else was faster; ``LetterTooNew`` and ``LetterUnreadable``, that it cannot be done.
         done: the word for it, as in "12 of 15 letters *replayed*".
         what: the items' name for one and for several.
         were_seen: whether they were there a moment ago, so that it is known why one is not.
@@ -64,6 +64,7 @@ def for_each(
         How many were not there any more.
     """
     count = gone = 0
+    refused: list[str] = []
     with Interrupt().heard() as interrupt, bar(done) as advance:
         for item in items:
             if interrupt.came:
@@ -73,18 +74,28 @@ def for_each(
                 count += 1
             except (LetterNotFound, MessageNotFound):
                 gone += 1
+            except (LetterTooNew, LetterUnreadable) as error:
+                refused.append(str(error))
             except KeyboardInterrupt:
                 interrupt.came = True
                 break
-            advance(count + gone, len(items))
+            advance(count + gone + len(refused), len(items))
     name = what[0] if len(items) == 1 else what[1]
     click.echo(f"{count:,} of {len(items):,} {name} {done}.")
     if gone and were_seen:
         click.echo(f"{gone:,} {'was' if gone == 1 else 'were'} not there any more: somebody else was faster.", err=True)
-    if interrupt.came and count + gone < len(items):
+    for sentence in refused:
+        note(f"retryq: {sentence}")
+    left = len(items) - count - gone - len(refused)
+    if interrupt.came and left:
         fail(
-            f"interrupted: {len(items) - count - gone:,} are as they were; run the same command again to go on",
+            f"interrupted: {left:,} are as they were; run the same command again to go on",
             ExitCode.INTERRUPTED,
+        )
+    if refused:
+        fail(
+            f"{len(refused):,} could not be {done}, and {'is' if len(refused) == 1 else 'are'} as before",
+            ExitCode.FOUND,
         )
     return gone
 

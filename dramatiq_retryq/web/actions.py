@@ -8,13 +8,13 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
 from dramatiq import get_logger
 from werkzeug.wrappers import Response
 
-from dramatiq_retryq.errors import LetterNotFound, MessageNotFound
+from dramatiq_retryq.errors import LetterNotFound, LetterTooNew, LetterUnreadable, MessageNotFound
 from dramatiq_retryq.logs import log
 from dramatiq_retryq.status import PendingKey
 
@@ -86,8 +86,7 @@ def cancel(call: Call) -> Response:
 
 def _with_pending(call: Call, act: Callable[[PendingKey], None], what: str) -> Response:
     keys = [forms.read_key(one) for one in call.request.form.getlist("id")]
-    done, missed = _each(keys, act, MessageNotFound)
-    return _finish(call, "/pending", what, done, missed)
+    return _finish(call, "/pending", what, _each(keys, act))
 
 
 # -- Dead letters ----------------------------------------------------------------------------------------------------
@@ -163,30 +162,38 @@ def _with_letters(call: Call, verb: str, rate: float | None, *, title: str, sent
         started += 1
 
     # Oldest first, as they died.
-    done, missed = _each(reversed(ids), act, LetterNotFound)
-    return _finish(call, "/dead", f"{verb}ed", done, missed)
+    return _finish(call, "/dead", f"{verb}ed", _each(reversed(ids), act))
 
 
 # -- All of them -----------------------------------------------------------------------------------------------------
 
 
-def _each(wanted: Iterable[T], act: Callable[[T], None], gone: type[Exception]) -> tuple[int, int]:
-    done = missed = 0
+class _Outcome(NamedTuple):
+    done: int
+    missed: int
+    #: Letters that are torn, or that a newer version wrote.
+    refused: int
+
+
+def _each(wanted: Iterable[T], act: Callable[[T], None]) -> _Outcome:
+    done = missed = refused = 0
     for one in dict.fromkeys(wanted):
         try:
             act(one)
-        except gone:
+        except (LetterNotFound, MessageNotFound):
             missed += 1
+        except (LetterTooNew, LetterUnreadable):
+            refused += 1
         else:
             done += 1
-    return done, missed
+    return _Outcome(done, missed, refused)
 
 
-def _finish(call: Call, path: str, what: str, done: int, missed: int) -> Response:
-    if done:
-        _log(call, f"%d messages {what}", done)
+def _finish(call: Call, path: str, what: str, outcome: _Outcome) -> Response:
+    if outcome.done:
+        _log(call, f"%d messages {what}", outcome.done)
     path, query = _back(call, path)
-    return call.done(path, query, what if done or missed else "nothing", done, missed)
+    return call.done(path, query, what if any(outcome) else "nothing", *outcome)
 
 
 def _back(call: Call, path: str) -> tuple[str, dict[str, Any]]:

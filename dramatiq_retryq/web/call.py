@@ -34,16 +34,18 @@ _WORDS = {
 
 def said(cookie: str) -> str | None:
     """What an action left word of for the page after it. Only our own words come out, whatever the cookie says."""
-    found = re.fullmatch(r"([a-z]+)\.(\d{1,9})\.(\d{1,9})", cookie, re.ASCII)
+    found = re.fullmatch(r"([a-z]+)\.(\d{1,9})\.(\d{1,9})\.(\d{1,9})", cookie, re.ASCII)
     if found is None or found[1] not in _WORDS:
         return None
     one, many = _WORDS[found[1]]
     if not many:
         return one
-    count, missed = int(found[2]), int(found[3])
+    count, missed, refused = int(found[2]), int(found[3]), int(found[4])
     text = f"{plural(count, 'message')} {one if count == 1 else many}."
     if missed:
         text += f" {plural(missed, 'message')} {'was' if missed == 1 else 'were'} no longer there."
+    if refused:
+        text += f" {plural(refused, 'message')} could not be: torn, or written by a newer version of dramatiq_retryq."
     return text
 
 
@@ -111,10 +113,18 @@ class Call:
         """A text of somebody else, as it is. No browser takes it for anything but text."""
         return Response(encoded(content), mimetype="text/plain")
 
-    def done(self, path: str, query: Mapping[str, Any] | None, what: str, count: int = 1, missed: int = 0) -> Response:
+    def done(
+        self,
+        path: str,
+        query: Mapping[str, Any] | None,
+        what: str,
+        count: int = 1,
+        missed: int = 0,
+        refused: int = 0,
+    ) -> Response:
         """Go and look at what came of it. What was done is said there, once."""
         response = Response("", status=303, headers={"Location": self.url(path, query)})
-        self._set_cookie(response, DONE, f"{what}.{count}.{missed}", self.app.root(self.request) or "/")
+        self._set_cookie(response, DONE, f"{what}.{count}.{missed}.{refused}", self.app.root(self.request) or "/")
         return response
 
     def _set_cookie(self, response: Response, name: str, value: str, path: str) -> None:

@@ -19,6 +19,7 @@ import pytest
 from dramatiq import Broker
 
 from dramatiq_retryq.dead_letters import DeadLetters
+from dramatiq_retryq.errors import LetterUnreadable
 from dramatiq_retryq.records import DeadLetter, ErrorInfo
 
 HOSTILE = "[bold]bold[/bold] :smile: \x1b[31mred\x1b[0m\x07 line\nanother\ttab \x9b2J \u202eevil \ud800 ünï"
@@ -233,6 +234,25 @@ def test_numbers_that_somebody_else_wrote_are_shown_all_the_same(run: Any, shop:
             for format in ("table", "json"):
                 ended = run(group, *arguments, "--format", format)
                 assert (ended.code, ended.err) == (0, "")
+
+
+def test_a_letter_that_cannot_be_replayed_does_not_keep_the_others_back(
+    run: Any, shop: Any, bury: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, second, _ = bury(3)
+    replay = DeadLetters.replay
+
+    def replay_some(letters: DeadLetters, letter: DeadLetter, **kwargs: Any) -> DeadLetter:
+        if letter.id == second:
+            raise LetterUnreadable(letter.id)
+        return replay(letters, letter, **kwargs)
+
+    monkeypatch.setattr(DeadLetters, "replay", replay_some)
+    ended = run("dead", "replay", "shop:broker", "--yes")
+    assert (ended.code, ended.out) == (1, "2 of 3 dead letters replayed.\n")
+    assert f"dead letter '{second}' is torn" in ended.err
+    assert "1 could not be replayed, and is as before" in ended.err
+    assert [letter.id for letter in shop.broker.dead_letters] == [second]
 
 
 @pytest.mark.parametrize("arguments", [["show"], ["replay"], ["discard", "--yes"]])

@@ -10,9 +10,9 @@ from dramatiq import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dramatiq_retryq.errors import LetterTooNew
+from dramatiq_retryq.errors import LetterTooNew, LetterUnreadable
 from dramatiq_retryq.records import REASONS, DeadLetter, ErrorInfo
-from dramatiq_retryq.shelf import LETTER_VERSION, pack, plain_letter, refuse_if_newer, unpack
+from dramatiq_retryq.shelf import LETTER_VERSION, check_readable, pack, plain_letter, unpack
 
 MESSAGE: Message[Any] = Message("q", "work", (1,), {}, {"retries": 2}, "m-1", 1_000)
 
@@ -57,13 +57,40 @@ def test_what_a_newer_version_wrote_is_read_as_far_as_it_is_understood() -> None
     found = unpack(json.dumps(fields))
     assert (found.id, found.version, found.reason, found.message) == ("7", 2, "rejected", MESSAGE)
     with pytest.raises(LetterTooNew, match="'7' is of form 2"):
-        refuse_if_newer(found)
+        check_readable(found)
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"null", b"\xff", b'{"version":"x"}', b'{"version":1}'])
 def test_what_is_no_letter_is_listed_all_the_same(data: bytes) -> None:
     found = unpack(data, letter_id="7", queue_name="q", died_at=3)
     assert (found.id, found.queue_name, found.died_at) == ("7", "q", 3)
+
+
+@pytest.mark.parametrize(
+    "torn",
+    [
+        b"",
+        b'{"version":1,"id":"to',
+        b"[]",
+        b'{"version":1,"queue_name":"q"}',
+        b'{"version":1,"queue_name":"q","data":"%%%"}',
+        b'{"version":1,"data":"e30="}',
+        b'{"version":1,"queue_name":"\\ud800","data":"e30="}',
+    ],
+)
+def test_a_torn_letter_is_not_replayed(torn: bytes) -> None:
+    with pytest.raises(LetterUnreadable, match="dead letter '7' is torn"):
+        check_readable(unpack(torn, letter_id="7"))
+
+
+def test_a_letter_has_the_id_under_which_it_lies() -> None:
+    assert unpack(pack(letter(id="9")), letter_id="7").id == "7"
+
+
+@pytest.mark.parametrize("died_at", [10**400, -(10**400), "now", 1.5, None])
+def test_an_instant_that_is_none_is_not_believed(died_at: object) -> None:
+    fields = {**json.loads(pack(letter())), "died_at": died_at}
+    assert unpack(json.dumps(fields), died_at=3).died_at == 3
 
 
 @given(st.recursive(st.none() | st.integers() | st.text() | st.booleans(), lambda inner: st.lists(inner)))

@@ -8,7 +8,9 @@ from urllib.parse import urlencode
 
 import pytest
 
-from dramatiq_retryq.errors import NotSupported, StoreUnavailable
+from dramatiq_retryq.dead_letters import DeadLetters
+from dramatiq_retryq.errors import LetterUnreadable, NotSupported, StoreUnavailable
+from dramatiq_retryq.records import DeadLetter
 
 if TYPE_CHECKING:
     from werkzeug.test import TestResponse
@@ -102,6 +104,24 @@ def test_a_message_that_cannot_be_decoded_is_known_by_its_place(desk: Desk) -> N
     assert desk.operations.done == [("run_now", "1")]
 
 
+def test_a_letter_that_cannot_be_replayed_does_not_keep_the_others_back(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        desk.die()
+    replay = DeadLetters.replay
+
+    def replay_some(letters: DeadLetters, letter: DeadLetter, **kwargs: Any) -> DeadLetter:
+        if letter.id == "2":
+            raise LetterUnreadable(letter.id)
+        return replay(letters, letter, **kwargs)
+
+    monkeypatch.setattr(DeadLetters, "replay", replay_some)
+    said = after(desk, desk.post("/dead/replay", {"id": ["1", "2", "3"]}))
+    assert said.startswith("2 messages were replayed and wait again. 1 message could not be: torn")
+    assert desk.dead == ["2"]
+
+
 def test_what_has_the_place_of_a_message_now_is_left_alone(desk: Desk) -> None:
     desk.wait()
     form = {"id": desk.waiting()}
@@ -119,7 +139,7 @@ def test_what_was_done_is_said_once(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(
-    "cookie", ["replayed.1", "x.1.1", "replayed.-1.0", "<b>.1.1", "replayed." + "9" * 50 + ".0", ""]
+    "cookie", ["replayed.1.1", "x.1.1.0", "replayed.-1.0.0", "<b>.1.1.0", "replayed." + "9" * 50 + ".0.0", ""]
 )
 def test_a_cookie_that_somebody_else_wrote_says_nothing(desk: Desk, cookie: str) -> None:
     desk.client.set_cookie("retryq_done", cookie)
