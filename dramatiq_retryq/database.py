@@ -21,6 +21,7 @@ from urllib.parse import quote
 
 from .database_file import checked_path, create, inode_of
 from .errors import ConfigError, RetryQueueError, StoreUnavailable
+from .patience import patience as usual_patience
 from .turn import Turn
 
 __all__ = ["Database", "Synchronous"]
@@ -54,7 +55,7 @@ class Database:
         path: the file; made if it is not there, readable by its owner only.
         migrations: the statements that lead from each version of the schema to the next.
         synchronous: ``"normal"`` (the last moments may be lost with the machine's power) or ``"full"``.
-        patience: how many seconds to wait for a lock that somebody else holds.
+        patience: how many seconds to wait for a lock that somebody else holds; the usual time if not given.
         sleep: how time passes while waiting.
         rng: the dice, for waiting.
 
@@ -69,7 +70,7 @@ class Database:
         migrations: tuple[tuple[str, ...], ...],
         *,
         synchronous: Synchronous = "normal",
-        patience: float = 60.0,
+        patience: float | None = None,
         sleep: Callable[[float], None] = time.sleep,
         rng: random.Random | None = None,
     ) -> None:
@@ -78,7 +79,7 @@ class Database:
         self.path = checked_path(path)
         self._migrations = migrations
         self._synchronous = synchronous
-        self._patience = patience
+        self._patience = usual_patience() if patience is None else patience
         self._sleep = sleep
         self._rng = rng if rng is not None else random.Random()
         self._closed = False
@@ -270,7 +271,7 @@ class Database:
         self._reading = threading.Lock()
         self._waiting: deque[_Write[Any]] = deque()
         self._writer = self._reader = None
-        self._turn = Turn(f"{self.path}-turn", self._sleep, self._rng)
+        self._turn = Turn(f"{self.path}-turn", self._sleep, self._rng, self._patience)
 
     def _close_connections(self) -> None:
         for connection in (self._reader, self._writer):

@@ -165,7 +165,10 @@ def catch_up(db: Database) -> None:
     """Take in what the totals do not know of, if that is much: a file that was filled by other means."""
     # By the connection that is open already: it writes nothing.
     if db.write(lambda con: con.execute(sql.MANY_UNCOUNTED, (_MANY,)).fetchone(), single=True) is not None:
-        db.write(count_on)
+        try:
+            db.write(count_on)
+        except StoreUnavailable:
+            pass  # whoever counts looks at them one by one, and tries again
 
 
 def counts(db: Database, *, now: int) -> dict[str, QueueCounts]:

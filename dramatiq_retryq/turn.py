@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import random
 from collections.abc import Callable
 
 from dramatiq.middleware.threading import is_gevent_active
+
+from .patience import USUAL
 
 __all__ = ["Turn"]
 
@@ -19,13 +22,16 @@ class Turn:
         path: the file; made if it is not there. Where that cannot be done, nobody waits for a turn.
         sleep: how time passes while waiting, for those who may not wait in the kernel.
         rng: the dice, for that.
+        patience: after how many seconds to do without it, where that is less than usual: a process that was stopped
+            in the middle keeps it.
     """
 
-    def __init__(self, path: str, sleep: Callable[[float], None], rng: random.Random) -> None:
+    def __init__(self, path: str, sleep: Callable[[float], None], rng: random.Random, patience: float = USUAL) -> None:
         self._path = path
         self._sleep = sleep
         self._rng = rng
         self._is_gevent: bool = is_gevent_active()  # type: ignore[no-untyped-call]
+        self._patience = patience if patience < USUAL else math.inf
         self._descriptor: int | None = None
 
     def open(self) -> None:
@@ -47,17 +53,20 @@ class Turn:
         """
         if self._descriptor is None:
             return
-        if not self._is_gevent:
+        if not self._is_gevent and self._patience == math.inf:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             return
         # A greenlet that waits in the kernel stops all of them, the one that has the turn too: it may be another
         # database on the same file, a result backend for example, that waits for SQLite's lock just now.
-        while True:
+        waited = 0.0
+        while waited < self._patience:
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             except BlockingIOError:
-                self._sleep(self._rng.uniform(0.0002, 0.001))
+                pause = self._rng.uniform(0.0002, 0.001)
+                self._sleep(pause)
+                waited += pause
 
     def end(self) -> None:
         if self._descriptor is not None:

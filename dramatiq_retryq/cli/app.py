@@ -23,6 +23,7 @@ from dramatiq_retryq.errors import (
 )
 from dramatiq_retryq.naming import ImportFailed, named_broker
 from dramatiq_retryq.operations import Operations
+from dramatiq_retryq.patience import USUAL, waiting_at_most
 from dramatiq_retryq.time_words import parse_duration, parse_instant
 
 from .output import FORMATS, note, plain
@@ -44,6 +45,9 @@ __all__ = [
     "show_format_option",
     "yes_option",
 ]
+
+#: Seconds.
+_LOOK_PATIENCE = 3.0
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -150,17 +154,19 @@ def beside_output() -> Iterator[None]:
 
 
 @contextmanager
-def opened(name: str, path: str = ".", *, create: bool = False) -> Iterator[Opened]:
+def opened(name: str, path: str = ".", *, create: bool = False, to_act: bool = False) -> Iterator[Opened]:
     """Open a broker by its name, and close it if nobody else has it.
+
+    Who looks waits for a file that is locked a few seconds only; who is to act, as long as a worker would.
 
     Whatever is wrong with the name, the module, the file or the server ends the command with exit code 3.
     """
     try:
-        with beside_output():
+        with beside_output(), waiting_at_most(USUAL if to_act else _LOOK_PATIENCE):
             broker = named_broker(name, path=path, create=create)
     except ImportFailed as error:
         cause = error.__cause__
-        if cause is not None and not isinstance(cause, SystemExit):
+        if cause is not None and not isinstance(cause, (SystemExit, StoreUnavailable)):
             click.echo(plain("".join(traceback.format_exception(type(cause), cause, cause.__traceback__))), err=True)
         fail(str(error), ExitCode.UNAVAILABLE)
     except RetryQueueError as error:

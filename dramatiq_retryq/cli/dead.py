@@ -181,7 +181,7 @@ def replay(
     """
     if rate is not None and not 0 < rate < float("inf"):
         raise click.BadParameter("give the number of messages a second, more than 0", param_hint="'--rate'")
-    with opened(broker, path) as at:
+    with opened(broker, path, to_act=True) as at:
         letters = _chosen(at, ids, chosen, limit)
         if dry_run or not letters:
             _would(letters, at, format, "replayed")
@@ -222,7 +222,7 @@ def discard(
     \b
     Example: retryq dead discard app:broker --actor deliver --reason rejected --dry-run
     """
-    with opened(broker, path) as at:
+    with opened(broker, path, to_act=True) as at:
         letters = _chosen(at, ids, chosen, limit)
         if dry_run or not letters:
             _would(letters, at, format, "discarded")

@@ -53,11 +53,11 @@ def move(
     """
     from dramatiq_retryq import moving
 
-    with opened(source, path) as here:
+    with opened(source, path, to_act=True) as here:
         if dry_run:
             _would(here, queues, dead_letters, format)
             return
-        with opened(target, path, create=create) as there:
+        with opened(target, path, create=create, to_act=True) as there:
             chosen = list(queues) or None
             if give_back:
                 count = moving.give_back(here.broker, there.broker, queues=chosen)

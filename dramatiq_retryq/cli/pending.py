@@ -181,7 +181,7 @@ def run_now(broker: str, path: str, **given: Any) -> None:
     Examples: retryq pending run-now app:broker 17
               retryq pending run-now app:broker --error ConnectionError --yes
     """
-    with opened(broker, path) as at:
+    with opened(broker, path, to_act=True) as at:
         _act(at, given, at.operations.run_now, question="Make {} due now?", done="due now")
 
 
@@ -196,7 +196,7 @@ def move(broker: str, path: str, to: Callable[[int], int], **given: Any) -> None
     \b
     Example: retryq pending move app:broker --actor deliver --to 'tomorrow 09:00'
     """
-    with opened(broker, path) as at:
+    with opened(broker, path, to_act=True) as at:
         due_at = to(at.now())
         _act(
             at,
@@ -215,7 +215,7 @@ def cancel(broker: str, path: str, **given: Any) -> None:
     \b
     Example: retryq pending cancel app:broker --actor remind --due-after tomorrow --dry-run
     """
-    with opened(broker, path) as at:
+    with opened(broker, path, to_act=True) as at:
         _act(at, given, at.operations.cancel, question="Drop {} for good?", done="cancelled", always_ask=True)
 
 

@@ -35,7 +35,7 @@ def pause(broker: str, path: str, queues: tuple[str, ...], actors: tuple[str, ..
     """
     if not queues and not actors:
         raise click.UsageError("Say what to pause: --queue NAME or --actor NAME.")
-    with opened(broker, path) as at:
+    with opened(broker, path, to_act=True) as at:
         at.require_shared("pause it in that process: Operations.of(broker).pause(…)")
         for queue in queues:
             at.operations.pause(queue=queue)
@@ -68,7 +68,7 @@ def resume(broker: str, path: str, queues: tuple[str, ...], actors: tuple[str, .
     Examples: retryq resume app:broker --queue mail
               retryq resume app:broker --all
     """
-    with opened(broker, path) as at:
+    with opened(broker, path, to_act=True) as at:
         at.require_shared("resume it in that process: Operations.of(broker).resume(…)")
         paused = at.operations.paused()
         if everything:
@@ -116,7 +116,7 @@ def backup(broker: str, path: str, target: str) -> None:
     \b
     Example: retryq backup jobs.db jobs-backup.db
     """
-    with opened(broker, path) as at:
+    with opened(broker, path, to_act=True) as at:
         copy = getattr(at.broker, "backup", None)
         if copy is None:
             rest = (

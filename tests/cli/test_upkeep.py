@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,7 @@ from dramatiq_retryq import MemoryBroker, SQLiteBroker
 from dramatiq_retryq.cli import retryq
 from dramatiq_retryq.errors import StoreUnavailable
 from dramatiq_retryq.operations import Operations
+from dramatiq_retryq.patience import patience
 
 NOW = 1_767_225_600_000
 
@@ -191,6 +193,42 @@ def test_a_newer_file_is_refused_and_left_alone(run: Any, tmp_path: Path) -> Non
         ended = run(command, tmp_path / "jobs.db")
         assert (ended.code, ended.out) == (3, "")
         assert "newer dramatiq_retryq" in ended.err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["status"], ["health", "--once"], ["dead", "list"], ["pending", "list"], ["check"]], ids=" ".join
+)
+def test_a_file_that_another_process_holds_is_told_within_seconds(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.setattr("dramatiq_retryq.cli.app._LOOK_PATIENCE", 0.1)
+    SQLiteBroker(tmp_path / "jobs.db").close()
+    with closing(sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)) as connection:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("BEGIN EXCLUSIVE")
+        group, *rest = arguments
+        ended = (
+            run(group, *rest[:1], tmp_path / "jobs.db") if rest == ["list"] else run(group, tmp_path / "jobs.db", *rest)
+        )
+        assert (ended.code, ended.out) == (3, "")
+        assert "another process has held the database's lock" in ended.err
+
+
+def test_who_is_to_act_waits_as_long_as_a_worker_does(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    broker = SQLiteBroker
+
+    def noted(path: str) -> SQLiteBroker:
+        seen.append(patience())
+        return broker(path)
+
+    SQLiteBroker(tmp_path / "jobs.db").close()
+    monkeypatch.setattr("dramatiq_retryq.naming.SQLiteBroker", noted)
+    assert run("pause", tmp_path / "jobs.db", "--queue", "mail").code == 0
+    assert run("status", tmp_path / "jobs.db").code == 0
+    assert (seen, patience()) == ([60.0, 3.0], 60.0)
 
 
 def test_the_version_is_that_of_the_package(run: Any) -> None:
