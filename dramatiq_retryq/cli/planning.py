@@ -315,7 +315,7 @@ def _advise(outage: Outage, policies: Mapping[str, Settings], loads: list[Load])
         if load.dead and isinstance(policy, Backoff) and policies[load.name].max_retries is not None:
             needed = retries_needed(outage, policy)
             enough = f"on average {needed:,} retries outlast it" if needed else "no thousand retries outlast it"
-            click.echo(f"{load.name}: {load.dead:,} died before the dependency was back; {enough}.")
+            click.echo(f"{one_line(load.name)}: {load.dead:,} died before the dependency was back; {enough}.")
 
 
 #: How wide the names beside the charts are, and the table of a schedule.

@@ -15,7 +15,7 @@ from dramatiq_retryq.status import QueueStatus, Rates, RunningMessage, Status, W
 from dramatiq_retryq.time_words import ago, spoken
 
 from .app import DURATION, Opened, broker_argument, format_option, opened
-from .output import Column, Format, listing, note, table, write_json
+from .output import Column, Format, listing, note, one_line, table, write_json
 
 __all__ = ["status"]
 
@@ -45,7 +45,7 @@ def status(broker: str, path: str, watch: bool, every: int, format: Format) -> N
             found = at.operations.status()
             if watch and format == "table":
                 click.clear()  # does nothing in a pipe
-                click.echo(f"{at.name}, every {spoken(every)}; Ctrl-C ends this.\n")
+                click.echo(f"{one_line(at.name)}, every {spoken(every)}; Ctrl-C ends this.\n")
             _WRITERS[format](found, at)
             if not watch:
                 return

@@ -10,13 +10,13 @@ from dramatiq_retryq.broker import MemoryBroker
 from dramatiq_retryq.errors import ConfigError, NotSupported
 
 from .app import ExitCode, Opened, broker_argument, fail, names, opened
-from .output import note
+from .output import note, one_line
 
 __all__ = ["backup", "check", "pause", "resume"]
 
 
 def _targets(queues: tuple[str, ...], actors: tuple[str, ...]) -> str:
-    return names([*(f"queue {name}" for name in queues), *(f"actor {name}" for name in actors)])
+    return one_line(names([*(f"queue {name}" for name in queues), *(f"actor {name}" for name in actors)]))
 
 
 @click.command()
@@ -101,7 +101,7 @@ def check(broker: str, path: str) -> None:
     with opened(broker, path) as at:
         findings = at.operations.check()
         for finding in findings:
-            click.echo(finding)
+            click.echo(one_line(finding))
         if findings:
             fail(f"{len(findings)} {'finding' if len(findings) == 1 else 'findings'}", ExitCode.FOUND)
         click.echo("All is sound.")
@@ -129,4 +129,4 @@ def backup(broker: str, path: str, target: str) -> None:
             copy(target)
         except ConfigError as error:
             fail(str(error), ExitCode.FOUND)
-        click.echo(f"Copied to {target}, {os.path.getsize(target):,} bytes.")
+        click.echo(f"Copied to {one_line(target)}, {os.path.getsize(target):,} bytes.")

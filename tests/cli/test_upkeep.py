@@ -231,6 +231,24 @@ def test_who_is_to_act_waits_as_long_as_a_worker_does(
     assert (seen, patience()) == ([60.0, 3.0], 60.0)
 
 
+EVIL = "mail\x1b[2J\u202e[red]\x07"
+
+
+def test_a_name_of_a_queue_does_nothing_to_the_terminal(run: Any, shop: ModuleType) -> None:
+    shop.broker.store.put(EVIL, b"{}", due_at=0, now=shop.broker.clock.now())
+    said = [run("pause", "shop:broker", "--queue", EVIL, "--actor", EVIL)]
+    for arguments in (["status"], ["resume"], ["check"], ["pending", "list"], ["resume", "--all"]):
+        group, *rest = arguments
+        said.append(
+            run(group, *[one for one in rest if one == "list"], "shop:broker", *[one for one in rest if one != "list"])
+        )
+    for ended in said:
+        assert "mail" in ended.out + ended.err or "sound" in ended.out
+        assert not set("\x1b\u202e\x07") & set(ended.out + ended.err)
+    assert r"queue mail\x1b[2J\u202e[red]\x07 and actor mail" in said[0].out
+    shop.broker.store.flush(EVIL)
+
+
 def test_the_version_is_that_of_the_package(run: Any) -> None:
     from importlib.metadata import version
 
