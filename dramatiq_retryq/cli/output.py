@@ -24,6 +24,8 @@ FORMATS: tuple[Format, ...] = ("table", "json", "jsonl", "csv")
 TABLE_ROWS = 100
 #: How much of an elastic column there has to be, in characters.
 _ELASTIC = 26
+#: What a spreadsheet takes for the beginning of a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 #: How wide a line may be in a pipe, where nothing is cut off.
 _WIDE = 100_000
 
@@ -165,7 +167,10 @@ def _csv_value(value: Any) -> Any:
         return ""
     if isinstance(value, (bool, dict, list, tuple)):
         return _json(value)
-    return plain(value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    # Other people's text: a spreadsheet would run what begins so, and takes what a quote stands before for a text.
+    return f"'{plain(value)}" if value.startswith(_FORMULA) else plain(value)
 
 
 def console(stream: Any = None) -> Any:

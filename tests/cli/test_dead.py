@@ -255,6 +255,23 @@ def test_a_letter_that_cannot_be_replayed_does_not_keep_the_others_back(
     assert [letter.id for letter in shop.broker.dead_letters] == [second]
 
 
+@pytest.mark.parametrize(
+    "text", ["=HYPERLINK(0)", "+1", "-1+cmd|' /C calc'!A0", "@SUM(1)", "\t=1", "\r=1", "\n=1", "\uff1d1"]
+)
+def test_no_cell_of_a_csv_is_a_formula(run: Any, shop: Any, bury: Any, text: str) -> None:
+    (id,) = bury(1, actor_name=text, error=ErrorInfo(type=text, message=text, place="1=2"))
+    out = run("dead", "list", "shop:broker", "--format", "csv").out
+    (row,) = csv.DictReader(io.StringIO(out))
+    assert {row[name][0] for name in ("actor_name", "error", "error_message")} == {"'"}
+    assert (row["id"], row["place"]) == (id, "1=2")
+
+
+def test_a_number_below_0_is_no_formula_in_a_csv(run: Any, shop: Any, bury: Any) -> None:
+    bury(1, died_at=-5)
+    (row,) = csv.DictReader(io.StringIO(run("dead", "list", "shop:broker", "--format", "csv").out))
+    assert row["died_at"] == "-5"
+
+
 @pytest.mark.parametrize("arguments", [["show"], ["replay"], ["discard", "--yes"]])
 def test_an_id_that_could_be_that_of_two_is_refused(run: Any, shop: Any, bury: Any, arguments: list[str]) -> None:
     first, second = bury(2)
