@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ __all__ = [
     "is_message",
     "known_reason",
     "read_attempts",
+    "spellings",
 ]
 
 State = Literal["waiting", "claimed", "dead"]
@@ -294,11 +296,18 @@ def decode(data: bytes) -> Message[Any]:
     return message
 
 
+def spellings(message_id: str) -> tuple[bytes, ...]:
+    """How a payload may have a message's id in it: as it is, or as JSON writes quotes and other scripts."""
+    plain = message_id.encode("utf-8", "surrogatepass")
+    escaped = json.dumps(message_id)[1:-1].encode()
+    return (plain,) if plain == escaped else (plain, escaped)
+
+
 def is_message(data: bytes, message_id: str) -> bool:
     """Whether a payload holds the message with this id, for those who look through many."""
     # The bytes first: decoding a million payloads takes seconds. They may hold the id of another message, as a
     # pipeline's do, and so the decoded message has the last word.
-    if message_id.encode() not in data:
+    if not any(spelling in data for spelling in spellings(message_id)):
         return False
     try:
         return Message.decode(data).message_id == message_id

@@ -8,12 +8,24 @@ import sqlite3
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from typing import Any
 
 from . import schema as sql
 from . import sqlite_counts as numbers
 from .database import Database, Synchronous
 from .errors import ClaimLost, ConfigError, LetterNotFound, MessageNotFound, StoreUnavailable
-from .records import Claim, DeadLetter, Entry, QueueCounts, Reason, State, entry_number, is_message, known_reason
+from .records import (
+    Claim,
+    DeadLetter,
+    Entry,
+    QueueCounts,
+    Reason,
+    State,
+    entry_number,
+    is_message,
+    known_reason,
+    spellings,
+)
 from .sqlite_counts import Counters
 from .sqlite_entries import entries_in, letters_in
 from .sqlite_pauses import Pauses
@@ -254,8 +266,10 @@ class SQLiteStore:
         return entries_in(self._db, queue_name=queue_name, state=state, after=after, containing=containing)
 
     def find(self, message_id: str) -> Entry | DeadLetter | None:
-        rows = self._db.read(lambda con: con.execute(sql.FIND, (message_id.encode(),)).fetchall())
-        for row in rows:
+        def query(con: sqlite3.Connection) -> list[Any]:
+            return [row for spelling in spellings(message_id) for row in con.execute(sql.FIND, (spelling,))]
+
+        for row in self._db.read(query):
             # The payload may hold the id of another message, as a pipeline's does.
             if is_message(row[3], message_id):
                 return self.letter(str(row[0])) if row[2] == "dead" else entry_of(row)

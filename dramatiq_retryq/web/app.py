@@ -136,7 +136,11 @@ class RetryQueueWeb:
 
     def root(self, request: Request) -> str:
         """The path that is before every path of ours; empty where we are mounted at the top."""
-        return request.root_path.rstrip("/") if self._root is None else self._root
+        if self._root is not None:
+            return self._root
+        # One slash: what begins with two is the address of another site.
+        root = request.root_path.strip("/")
+        return f"/{root}" if root else ""
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         asked = environ.get("QUERY_STRING", "")

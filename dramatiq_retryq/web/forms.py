@@ -84,7 +84,10 @@ def key_of(pending: Pending) -> str:
 def read_key(text: str) -> PendingKey:
     """The message that a form was about."""
     place, separator, message_id = text.partition(" ")
-    return PendingKey(place, unquote(message_id, errors="surrogatepass") if separator else None)
+    try:
+        return PendingKey(place, unquote(message_id, errors="surrogatepass") if separator else None)
+    except UnicodeDecodeError:
+        return PendingKey(place, "")  # no form of ours, and no message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

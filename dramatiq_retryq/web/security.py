@@ -58,6 +58,10 @@ _HEADERS = {
 }
 
 
+#: Headers of a request that a proxy has passed on, whatever it says of whom.
+_OF_PROXIES = ("HTTP_FORWARDED", "HTTP_X_FORWARDED_", "HTTP_X_REAL_IP", "HTTP_VIA")
+
+
 def harden(headers: Headers) -> None:
     """Tell the browser to run nothing that is not ours, to keep nothing and to show it in nobody's frame."""
     for name, value in _HEADERS.items():
@@ -116,9 +120,7 @@ def host_problem(request: Request, *, hosts: Collection[str] | None, has_login: 
 def visitor_problem(request: Request) -> str | None:
     """Why somebody without a login is not at this machine; ``None`` if they are."""
     visitor = request.environ.get("REMOTE_ADDR") or ""
-    forwarded = [
-        name for name in ("HTTP_FORWARDED", "HTTP_X_FORWARDED_FOR", "HTTP_X_REAL_IP") if name in request.environ
-    ]
+    forwarded = [name for name in request.environ if name.startswith(_OF_PROXIES)]
     if (not visitor or is_loopback(visitor)) and not forwarded:
         return None
     return (

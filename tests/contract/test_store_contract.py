@@ -793,6 +793,14 @@ def test_find_is_not_misled_by_a_payload_that_mentions_the_id_of_another_message
     assert found.id == sought
 
 
+@pytest.mark.parametrize("message_id", ['"quoted"', "größer", "a\\b", "\x00", "日本", "\ud800"])
+def test_find_finds_an_id_that_json_spells_in_another_way(store: Store, message_id: str) -> None:
+    sought = put(store, data=encoded(message_id))
+    found = store.find(message_id)
+    assert isinstance(found, Entry)
+    assert found.id == sought
+
+
 def test_find_finds_nothing_where_nothing_is(store: Store) -> None:
     put(store, data=b"\xff no message")
     assert store.find("m-1") is None

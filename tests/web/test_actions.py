@@ -122,6 +122,14 @@ def test_a_letter_that_cannot_be_replayed_does_not_keep_the_others_back(
     assert desk.dead == ["2"]
 
 
+@pytest.mark.parametrize("id", ["", " ", "1", "1 ", "1 %ff%fe", "x y z", "\x00 \x00"])
+def test_a_form_with_an_id_that_nobody_wrote_does_nothing(desk: Desk, id: str) -> None:
+    desk.wait()
+    said = after(desk, desk.post("/pending/run-now", {"id": id}))
+    assert said == "0 messages are due now. 1 message was no longer there."
+    assert desk.operations.done == []
+
+
 def test_what_has_the_place_of_a_message_now_is_left_alone(desk: Desk) -> None:
     desk.wait()
     form = {"id": desk.waiting()}

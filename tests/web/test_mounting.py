@@ -11,6 +11,7 @@ import pytest
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client
 
+from dramatiq_retryq import MemoryBroker
 from dramatiq_retryq.web import RetryQueueWeb
 
 if TYPE_CHECKING:
@@ -184,3 +185,11 @@ def test_in_django_staff_sees_and_acts(in_django: Client, desk: Desk, read: Any)
     assert (response.status_code, response.headers["Location"]) == (303, "/retryq/dead")
     assert desk.dead == []
     desk.broker.store.flush("default")
+
+
+@pytest.mark.parametrize("mounted_at", ["//evil.example", "/evil.example/", "///evil.example"])
+def test_a_path_of_two_slashes_is_no_other_site(mounted_at: str) -> None:
+    client = Client(RetryQueueWeb(MemoryBroker()))
+    page = client.get("/queues", environ_overrides={"SCRIPT_NAME": mounted_at}).get_data(as_text=True)
+    assert 'href="/evil.example/queues"' in page
+    assert "//evil.example" not in page

@@ -233,6 +233,8 @@ def test_without_a_login_another_name_is_refused_as_it_may_be_somebody_elses(des
     [
         {"REMOTE_ADDR": "10.0.0.9"},
         {"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": "10.0.0.9"},
+        {"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_PROTO": "https"},
+        {"REMOTE_ADDR": "127.0.0.1", "HTTP_VIA": "1.1 proxy"},
         {"REMOTE_ADDR": "127.0.0.1", "HTTP_FORWARDED": "for=10.0.0.9"},
         {"REMOTE_ADDR": "unix:"},
     ],
