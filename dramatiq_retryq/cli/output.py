@@ -22,8 +22,8 @@ FORMATS: tuple[Format, ...] = ("table", "json", "jsonl", "csv")
 
 #: How many rows a table has unless it is told.
 TABLE_ROWS = 100
-#: How much of an elastic column there has to be, in characters.
-_ELASTIC = 26
+#: How much of an elastic column there should be, and how much there has to be, in characters.
+_ELASTIC, _LEAST_ELASTIC = 26, 8
 #: What a spreadsheet takes for the beginning of a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 #: How wide a line may be in a pipe, where nothing is cut off.
@@ -190,7 +190,11 @@ def _table(rows: Sequence[T], columns: Sequence[Column[T]]) -> None:
     out = console()
     columns = [column for column in columns if column.header is not None]
     if out.is_terminal:
-        columns = _that_fit(columns, rows, out.width)
+        fitting = _that_fit(columns, rows, out.width)
+        if fitting is None:
+            _blocks(rows, columns)
+            return
+        columns = fitting
     table = Table(box=box.SIMPLE, pad_edge=False, show_edge=False, header_style="bold")
     for column in columns:
         table.add_column(
@@ -211,14 +215,27 @@ def _table(rows: Sequence[T], columns: Sequence[Column[T]]) -> None:
     sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
-def _that_fit(columns: Sequence[Column[T]], rows: Sequence[T], room: int) -> Sequence[Column[T]]:
-    """The columns without those that would leave too little of the others."""
+def _blocks(rows: Sequence[T], columns: Sequence[Column[T]]) -> None:
+    """A line for each value, where a table would be cut off at its right."""
+    for number, row in enumerate(rows):
+        if number:
+            click.echo()
+        facts((column.header or "", column.text(row)) for column in columns if column.text(row))
+
+
+def _that_fit(columns: Sequence[Column[T]], rows: Sequence[T], room: int) -> Sequence[Column[T]] | None:
+    """The columns without those that would leave too little of the others; ``None`` if even so they do not fit."""
     kept = list(columns)
     widths = {column.name: min(_ELASTIC, w) if column.elastic else w for column in kept for w in [_width(column, rows)]}
-    while sum(widths[column.name] + 3 for column in kept) - 3 > room:
+
+    def width(least_of_elastic: int) -> int:
+        wanted = (min(least_of_elastic, widths[one.name]) if one.elastic else widths[one.name] for one in kept)
+        return sum(one + 3 for one in wanted) - 3
+
+    while width(_ELASTIC) > room:
         least = max(kept, key=lambda column: column.expendable)
         if not least.expendable:
-            break
+            return kept if width(_LEAST_ELASTIC) <= room else None
         kept.remove(least)
     return kept
 

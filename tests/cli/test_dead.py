@@ -142,6 +142,25 @@ def test_a_table_in_a_pipe_is_as_wide_as_it_needs_to_be(run: Any, bury: Any, mon
     assert "x" * 150 in run("dead", "list", "shop:broker").out
 
 
+@pytest.mark.parametrize("columns", [20, 40, 60, 80, 120])
+def test_a_narrow_terminal_is_told_why_all_the_same(
+    run: Any, bury: Any, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    from rich.console import Console
+
+    def narrow(stream: Any = None) -> Console:
+        return Console(file=sys.stdout, width=columns, force_terminal=True, color_system=None, markup=False)
+
+    monkeypatch.setattr("dramatiq_retryq.cli.output.console", narrow)
+    (id,) = bury(1)
+    ended = run("dead", "list", "shop:broker")
+    assert ended.code == 0
+    for text in (id, "now", "exhausted", "deliver", "Connect"):
+        assert text in ended.out
+    if columns < 60:
+        assert "  reason    exhausted\n" in ended.out
+
+
 def test_a_table_shows_a_hundred_and_says_that_there_are_more(run: Any, bury: Any) -> None:
     bury(101)
     ended = run("dead", "list", "shop:broker")
