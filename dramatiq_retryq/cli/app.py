@@ -279,8 +279,10 @@ def confirm(question: str) -> None:
     """Ask, and end the command unless the answer is yes."""
     try:
         agreed = click.confirm(question, err=True)
-    except click.Abort:
+    except click.Abort as abort:
         click.echo(err=True)
+        if isinstance(abort.__context__, KeyboardInterrupt):
+            fail("interrupted: nothing was done", ExitCode.INTERRUPTED)
         fail("nobody answered, and nothing was done: say --yes", ExitCode.FOUND)
     if not agreed:
         fail("nothing was done", ExitCode.FOUND)

@@ -6,13 +6,16 @@ from typing import Any
 
 import click
 
-from dramatiq_retryq.errors import RetryQueueError
+from dramatiq_retryq.errors import NotSupported, RetryQueueError, StoreUnavailable
 
-from .app import ExitCode, Opened, confirm, fail, format_option, opened
+from .app import ExitCode, Opened, confirm, fail, format_option, names, opened
 from .bulk import Interrupt, bar
 from .output import Column, Format, listing, note
 
 __all__ = ["move"]
+
+#: At so many messages that wait a dry run looks for what the target does not know.
+_LOOKED_AT = 10_000
 
 
 @click.command()
@@ -27,7 +30,7 @@ __all__ = ["move"]
 @click.option("--create", is_flag=True, help="Make TARGET's file if it is not there.")
 @click.option("--give-back", is_flag=True, help="Put back what an interrupted move left on its way.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-@click.option("--dry-run", is_flag=True, help="Show what waits there, and move nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what waits and what TARGET lacks, and move nothing.")
 @format_option
 def move(
     source: str,
@@ -56,6 +59,7 @@ def move(
     with opened(source, path, to_act=True) as here:
         if dry_run:
             _would(here, queues, dead_letters, format)
+            _say_what_lacks(here, target, path, queues, create)
             return
         with opened(target, path, create=create, to_act=True) as there:
             chosen = list(queues) or None
@@ -114,6 +118,36 @@ def _would(here: Opened, queues: tuple[str, ...], dead_letters: bool, format: Fo
     ]
     listing(found, columns, format, empty="Nothing waits there.")
     note("This waits there; nothing was moved.")
+
+
+def _say_what_lacks(here: Opened, target: str, path: str, queues: tuple[str, ...], create: bool) -> None:
+    """What a move would come to grief over at the target, or a message after it."""
+    try:
+        with opened(target, path) as there:
+            waiting = [queue.name for queue in there.operations.status().queues if queue.due or queue.later]
+            known, actors = there.broker.get_declared_queues(), there.broker.get_declared_actors()
+    except click.ClickException as error:
+        if not (create and "there is no file" in error.message):
+            note(f"TARGET cannot be used: {error.message}")
+        return
+    except (NotSupported, StoreUnavailable) as error:
+        note(f"TARGET cannot be used: {error}")
+        return
+    if waiting:
+        note(f"At TARGET something waits already, in {names(waiting)}.")
+    if not actors:
+        return  # a file or a URL, by which nobody's actors are known
+    try:
+        first = [*here.operations.pending(state="waiting", limit=_LOOKED_AT)]
+    except NotSupported:
+        return  # RabbitMQ shows nobody what waits
+    wanted = [one for one in first if not queues or one.queue_name in queues]
+    for what, missing in (
+        ("queue", {one.queue_name for one in wanted} - known),
+        ("actor", {one.actor_name for one in wanted if one.actor_name is not None} - actors),
+    ):
+        if missing:
+            note(f"TARGET does not declare {what} {names(sorted(missing))}: what is moved there is not run.")
 
 
 def _shown(name: str) -> str:

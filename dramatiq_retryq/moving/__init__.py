@@ -24,9 +24,16 @@ from dramatiq.common import q_name
 
 from dramatiq_retryq.broker import MemoryBroker, SQLiteBroker
 from dramatiq_retryq.clock import Clock, SystemClock
-from dramatiq_retryq.errors import ConfigError, MoveInterrupted, MoveRefused, QueueFull
+from dramatiq_retryq.errors import (
+    ConfigError,
+    LetterTooNew,
+    LetterUnreadable,
+    MoveInterrupted,
+    MoveRefused,
+    QueueFull,
+)
 from dramatiq_retryq.journeys import Journey
-from dramatiq_retryq.shelf import LETTER_VERSION
+from dramatiq_retryq.shelf import check_readable
 
 from .ends import Parcel, Source, Target
 from .rabbitmq_end import RabbitmqEnd
@@ -239,12 +246,12 @@ class _Move:
         for start in range(0, len(letters), self.batch):
             carried = []
             for letter in letters[start : start + self.batch]:
-                if letter.version > LETTER_VERSION:
-                    self.done = replace(self.done, left=self.done.left + 1)
-                    text = "Dead letter %s stays where it is: a newer version of this package wrote it."
-                    self.logger.warning(text, letter.id)
-                else:
+                try:
+                    check_readable(letter)
                     carried.append(letter)
+                except (LetterTooNew, LetterUnreadable) as error:
+                    self.done = replace(self.done, left=self.done.left + 1)
+                    self.logger.warning("Not moved: %s", error)
             self.target.lay(journey, carried)
             self.source.discard(carried)
             self._tell(letters=self.done.letters + len(carried))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import dramatiq
 import pytest
 
 from dramatiq_retryq import SQLiteBroker, moving
@@ -63,6 +65,35 @@ def test_a_dry_run_says_whether_dead_letters_would_stay(
 ) -> None:
     ended = run("move", *files, "--dry-run", *options)
     assert ended.out.splitlines()[0].endswith(f"   {said}")
+
+
+def test_a_dry_run_says_that_the_target_is_not_there(run: Any, files: tuple[Path, Path]) -> None:
+    ended = run("move", files[0], "nowhere.db", "--dry-run")
+    assert (ended.code, "TARGET cannot be used: there is no file nowhere.db" in ended.err) == (0, True)
+    assert "TARGET" not in run("move", files[0], "nowhere.db", "--dry-run", "--create").err
+    assert not Path("nowhere.db").exists()
+
+
+def test_a_dry_run_says_what_the_target_does_not_declare(
+    run: Any, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = ModuleType("new_shop")
+    target.broker = SQLiteBroker(files[1])  # type: ignore[attr-defined]
+    dramatiq.actor(lambda: None, broker=target.broker, actor_name="remind")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "new_shop", target)
+    ended = run("move", files[0], "new_shop:broker", "--dry-run")
+    assert ended.code == 0
+    assert "TARGET does not declare queue orders: what is moved there is not run." in ended.err
+    assert "TARGET does not declare actor deliver: what is moved there is not run." in ended.err
+    only = run("move", files[0], "new_shop:broker", "--dry-run", "--queue", "default")
+    assert "TARGET" not in only.err
+    assert (len(waiting(files[0])), waiting(files[1])) == (10, [])
+    target.broker.close()  # type: ignore[attr-defined]
+
+
+def test_a_dry_run_says_that_something_waits_at_the_target(run: Any, files: tuple[Path, Path]) -> None:
+    run("move", *files, "--queue", "orders", "--yes")
+    assert "At TARGET something waits already, in orders." in run("move", *files, "--dry-run").err
 
 
 def test_only_the_queues_that_are_named_are_moved(run: Any, files: tuple[Path, Path]) -> None:

@@ -231,6 +231,21 @@ def test_who_is_to_act_waits_as_long_as_a_worker_does(
     assert (seen, patience()) == ([60.0, 3.0], 60.0)
 
 
+def test_ctrl_c_at_a_question_ends_with_130(run: Any, shop: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def confirm(*_: Any, **options: Any) -> bool:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise click.Abort from None  # as click does
+
+    shop.remind.send()
+    monkeypatch.setattr(click, "confirm", confirm)
+    ended = run("pending", "cancel", "shop:broker")
+    assert (ended.code, ended.out) == (130, "")
+    assert "interrupted: nothing was done" in ended.err
+    shop.broker.flush("default")
+
+
 EVIL = "mail\x1b[2J\u202e[red]\x07"
 
 
