@@ -141,12 +141,33 @@ class Link:
         except (AMQPError, OSError, AssertionError, ConnectionClosed) as error:
             if isinstance(error, StoreUnavailable):
                 raise
-            try:
-                del self._broker.connection  # of this thread
-            except Exception:
-                pass  # it is gone already
+            self._drop_connection()
             text = str(error) or type(error).__name__
             raise StoreUnavailable(f"RabbitMQ at {self.place} cannot be used: {text}") from error
+
+    def _drop_connection(self) -> None:
+        """Let this thread have another connection at its next use."""
+        for _ in range(2):  # a channel that was lost while it was opened makes Dramatiq raise once, and keep the rest
+            try:
+                del self._broker.connection
+                return
+            except Exception:
+                continue
+
+    def ensure(self, queue: str) -> None:
+        """Make a queue on the server, if this process has not done so.
+
+        Raises:
+            StoreUnavailable: the server cannot be used now.
+        """
+
+        def declare() -> None:
+            try:
+                self._broker.declare_queue(queue, ensure=True)
+            except KeyError as error:  # by Dramatiq, of a channel that was lost while it was opened
+                raise ConnectionClosed(error) from error  # type: ignore[no-untyped-call]
+
+        self.insist(declare)
 
     @property
     def place(self) -> str:

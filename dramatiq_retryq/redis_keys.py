@@ -35,7 +35,10 @@ class Keys:
         return lambda keys, args: self.call(lambda client: script(keys=keys, args=args, client=client))
 
     def call(self, function: Callable[[Any], T]) -> T:
-        """What a function makes of the broker's client.
+        """What a function makes of the broker's client; called once more, over a new connection, if that was lost.
+
+        What it asks for may have been done by then, and only the answer be lost: asked for again, it must do no more.
+        The client may repeat it as well, by itself.
 
         Raises:
             StoreUnavailable: the server cannot be reached, refuses the password, or cannot write.
@@ -43,7 +46,12 @@ class Keys:
         import redis
 
         try:
-            return function(self._broker.client)
+            try:
+                return function(self._broker.client)
+            except redis.AuthenticationError:
+                raise
+            except (redis.ConnectionError, redis.TimeoutError):
+                return function(self._broker.client)
         except redis.RedisError as error:
             raise StoreUnavailable(f"Redis at {self.place} cannot be used: {str(error).rstrip('.')}") from error
 

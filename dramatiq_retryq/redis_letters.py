@@ -78,11 +78,19 @@ end
 return page
 """
 
-# Take letters away and put their messages in place, each in one move: letter, or the broker's own copy, or both.
+#: How long (ms) it is remembered what a call took away.
+_TAKEN_KEPT = 120_000
+
+# Take letters away and put their messages in place, each in one move: letter, or the broker's own copy, or both. A call
+# whose answer was lost is repeated, finds nothing by then, and is told what it took.
 _REVIVE = """
-local namespace, letters, data = KEYS[1], KEYS[2], KEYS[3]
+local namespace, letters, data, taken = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local before = redis.call("get", taken)
+if before then
+    return cjson.decode(before)
+end
 local revived = {}
-for i = 1, #ARGV, 5 do
+for i = 2, #ARGV, 5 do
     local id, xq, new_id, queue, message = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
     xq = namespace .. ":" .. xq
     -- A worker may be about to reject it: the letter is laid down just before. Then it finds nothing to reject.
@@ -99,6 +107,7 @@ for i = 1, #ARGV, 5 do
         end
     end
 end
+redis.call("set", taken, cjson.encode(revived), "px", ARGV[1])
 return revived
 """
 
@@ -235,9 +244,14 @@ class RedisShelf:
                     continue
                 moves += self._move(letter, renew, due_at(len(revived) + len(moves) // 5), now)
             if moves:
-                done = self._revive([self._keys.namespace, self._letters, self._data], moves)
-                revived += map(_text, done)
+                revived += self._take(moves)
         return revived
+
+    def _take(self, moves: list[Any]) -> list[str]:
+        """Take letters away; returns the ids of those that were there."""
+        taken = self._keys.own(f"taken.{uuid4()}")
+        found = self._revive([self._keys.namespace, self._letters, self._data, taken], [_TAKEN_KEPT, *moves])
+        return [_text(one) for one in found]
 
     def _move(self, letter: DeadLetter, renew: Renew, due_at: int, now: int) -> list[Any]:
         new_id, queue, message = str(uuid4()), letter.queue_name, renew(letter)
@@ -253,11 +267,11 @@ class RedisShelf:
     def discard(self, letter_ids: Sequence[str]) -> int:
         discarded = 0
         for start in range(0, len(letter_ids), _PAGE):
-            moves: list[str] = []
+            moves: list[Any] = []
             for letter in self._lying(letter_ids[start : start + _PAGE]):
                 moves += [letter.id, xq_name(letter.queue_name), "", "", ""]
             if moves:
-                discarded += len(self._revive([self._keys.namespace, self._letters, self._data], moves))
+                discarded += len(self._take(moves))
         return discarded
 
     def count(self, *, now: int) -> int:
