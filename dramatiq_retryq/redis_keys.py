@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from .errors import StoreUnavailable
@@ -54,6 +55,13 @@ class Keys:
                 return function(self._broker.client)
         except redis.RedisError as error:
             raise StoreUnavailable(f"Redis at {self.place} cannot be used: {str(error).rstrip('.')}") from error
+        except Exception:
+            raise
+        except BaseException:  # Ctrl-C, a time limit
+            # One of them may wait for an answer, and give it to whoever asks next.
+            with suppress(Exception):
+                self._broker.client.connection_pool.disconnect(inuse_connections=False)
+            raise
 
     @property
     def place(self) -> str:
