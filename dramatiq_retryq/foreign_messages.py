@@ -29,8 +29,9 @@ class ForeignMessages:
         side: Side | None = broker.__dict__.get("_retryq_side")
         if side is None and is_supported(broker):
             side = side_of(broker)
-            if self._handler.max_letter_age is not None:
-                side.shelf.max_age = self._handler.max_letter_age
+        # Here and not where it is made: somebody may have looked at its letters before.
+        if side is not None and self._handler.max_letter_age is not None:
+            side.shelf.max_age = self._handler.max_letter_age
         return side
 
     # -- Dead letters --------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@
 
     $namespace:__retryq__.letters        a sorted set of letter ids by the instant of death
     $namespace:__retryq__.letters.data   a hash of letter ids -> letters
+    $namespace:__retryq__.letters.until  a sorted set of letter ids by the instant at which they go
 
 A letter's id is the ``redis_message_id`` of its message, which is also its key in the broker's own dead-letter set
 (``.XQ``). So the copy that lies there is known, listed once, and goes when the letter goes.
@@ -29,10 +30,11 @@ __all__ = ["RedisShelf"]
 #: How many letters are read, and how many are replayed, at a time.
 _PAGE = 200
 
-# Those that are too old go as new ones come: a few each time, so that no call takes long.
+# How long a letter is kept counts from here: one that was moved from another broker may have died long ago. Who lays it
+# down says so, and nobody else: who only looks may have been told less.
 _ADD = """
-local letters, data = KEYS[1], KEYS[2]
-local id, letter, died_at, oldest = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local letters, data, times = KEYS[1], KEYS[2], KEYS[3]
+local id, letter, died_at, goes_at = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 if redis.call("hsetnx", data, id, letter) == 1 then
     -- Of those of one millisecond the order is kept in the fraction: a double has room for 12 bits of it.
     local last = tonumber(redis.call("zrevrange", letters, 0, 0, "withscores")[2] or 0)
@@ -40,19 +42,25 @@ if redis.call("hsetnx", data, id, letter) == 1 then
         died_at = last + 1 / 4096
     end
     redis.call("zadd", letters, string.format("%.17g", died_at), id)
+    if goes_at ~= "" then
+        redis.call("zadd", times, goes_at, id)
+    end
 end
-local expired = redis.call("zrangebyscore", letters, "-inf", oldest, "limit", 0, 100)
+-- Those that are too old go as new ones come: a few each time, so that no call takes long.
+local expired = redis.call("zrangebyscore", times, "-inf", ARGV[5], "limit", 0, 100)
 for _, old in ipairs(expired) do
     redis.call("zrem", letters, old)
     redis.call("hdel", data, old)
+    redis.call("zrem", times, old)
 end
 """
 
 _EXPIRE = """
-local expired = redis.call("zrangebyscore", KEYS[1], "-inf", ARGV[1], "limit", 0, 5000)
+local expired = redis.call("zrangebyscore", KEYS[3], "-inf", ARGV[1], "limit", 0, 5000)
 for _, old in ipairs(expired) do
     redis.call("zrem", KEYS[1], old)
     redis.call("hdel", KEYS[2], old)
+    redis.call("zrem", KEYS[3], old)
 end
 return #expired
 """
@@ -84,7 +92,7 @@ _TAKEN_KEPT = 120_000
 # Take letters away and put their messages in place, each in one move: letter, or the broker's own copy, or both. A call
 # whose answer was lost is repeated, finds nothing by then, and is told what it took.
 _REVIVE = """
-local namespace, letters, data, taken = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local namespace, letters, data, times, taken = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local before = redis.call("get", taken)
 if before then
     return cjson.decode(before)
@@ -97,6 +105,7 @@ for i = 2, #ARGV, 5 do
     redis.call("hdel", string.sub(xq, 1, -4) .. ".msgs", id)
     local found = redis.call("hdel", data, id)
     redis.call("zrem", letters, id)
+    redis.call("zrem", times, id)
     found = found + redis.call("hdel", xq .. ".msgs", id)
     redis.call("zrem", xq, id)
     if found > 0 then
@@ -142,6 +151,7 @@ class RedisShelf:
         self.max_age: int | None = broker.dead_message_ttl
         self._letters = keys.own("letters")
         self._data = keys.own("letters.data")
+        self._until = keys.own("letters.until")
         self._add = keys.script(_ADD)
         self._expire = keys.script(_EXPIRE)
         self._page_of = keys.script(_PAGE_OF)
@@ -149,20 +159,14 @@ class RedisShelf:
         self._count = keys.script(_COUNT)
 
     def add(self, letter: DeadLetter) -> None:
-        self._add(
-            [self._letters, self._data],
-            [letter.id, pack(letter), letter.died_at, self._oldest()],
-        )
-
-    def _oldest(self) -> int | str:
-        """What died at this instant or before is too old."""
-        return "-inf" if self.max_age is None else current_millis() - self.max_age
+        now = current_millis()
+        goes_at = "" if self.max_age is None else now + self.max_age
+        self._add([self._letters, self._data, self._until], [letter.id, pack(letter), letter.died_at, goes_at, now])
 
     def _clear(self) -> None:
         """Drop what is too old, before anybody looks: a letter that lies there hides the broker's own copy."""
-        if self.max_age is not None:
-            while self._expire([self._letters, self._data], [self._oldest()]):
-                pass
+        while self._expire([self._letters, self._data, self._until], [current_millis()]):
+            pass
 
     def letters(self, queue: str | None = None) -> Iterator[DeadLetter]:
         self._clear()
@@ -250,7 +254,9 @@ class RedisShelf:
     def _take(self, moves: list[Any]) -> list[str]:
         """Take letters away; returns the ids of those that were there."""
         taken = self._keys.own(f"taken.{uuid4()}")
-        found = self._revive([self._keys.namespace, self._letters, self._data, taken], [_TAKEN_KEPT, *moves])
+        found = self._revive(
+            [self._keys.namespace, self._letters, self._data, self._until, taken], [_TAKEN_KEPT, *moves]
+        )
         return [_text(one) for one in found]
 
     def _move(self, letter: DeadLetter, renew: Renew, due_at: int, now: int) -> list[Any]:
