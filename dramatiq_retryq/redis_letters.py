@@ -12,6 +12,7 @@ A letter's id is the ``redis_message_id`` of its message, which is also its key 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import merge
 from typing import Any
@@ -279,6 +280,29 @@ class RedisShelf:
             if moves:
                 discarded += len(self._take(moves))
         return discarded
+
+    def count_by_queue(self) -> Counter[str]:
+        """How many letters of each queue lie there. All of their ids are looked at, and not in the server: many would
+        keep it from everything else."""
+        self._clear()
+        queues = sorted(self._broker.get_declared_queues())
+
+        def look(client: Any) -> list[Any]:
+            pipeline = client.pipeline(transaction=False)
+            pipeline.hkeys(self._data)
+            for name in queues:
+                pipeline.zrange(self._keys.queue(xq_name(name)), 0, -1)
+            return pipeline.execute()  # type: ignore[no-any-return]
+
+        own, *copies = self._keys.call(look)
+        counted = Counter({name: len(ids) for name, ids in zip(queues, copies, strict=True)})
+        # Those of which the broker keeps no copy say themselves where they belong.
+        alone = sorted(set(own).difference(*copies))
+        for start in range(0, len(alone), _PAGE):
+            ids = alone[start : start + _PAGE]
+            found = self._keys.call(lambda client, ids=ids: client.hmget(self._data, ids))  # type: ignore[misc]
+            counted.update(unpack(data).queue_name for data in found if data is not None)
+        return counted
 
     def count(self, *, now: int) -> int:
         self._clear()
