@@ -16,6 +16,7 @@ from dramatiq.common import dq_name, q_name
 from dramatiq.errors import ConnectionClosed, ConnectionFailed
 
 from .errors import NotSupported, StoreUnavailable
+from .logs import said_by
 from .records import DeadLetter, Entry, Reason, State, decode, is_message
 from .redis_letters import RedisShelf
 from .side import side_of
@@ -60,7 +61,7 @@ class ForeignView:
             is_of_client = type(error).__module__.partition(".")[0] in _CLIENTS
             if not is_of_client and not isinstance(error, (ConnectionClosed, ConnectionFailed, OSError)):
                 raise
-            what = ": ".join(filter(None, [type(error).__name__, " ".join(str(error).split())]))
+            what = f"{type(error).__name__}: {said_by(error)}" if str(error) else type(error).__name__
             raise StoreUnavailable(
                 f"{self.name}: its server cannot be asked now ({what:.200}): see whether it runs, and whether its "
                 "address is right"

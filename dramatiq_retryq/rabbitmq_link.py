@@ -13,6 +13,7 @@ from dramatiq.errors import ConnectionClosed
 
 from ._dramatiq import take_connection
 from .errors import StoreUnavailable
+from .logs import said_by
 
 __all__ = ["Link", "Unroutable"]
 
@@ -155,8 +156,7 @@ class Link:
             if isinstance(error, StoreUnavailable):
                 raise
             self._drop_connection()
-            text = str(error) or type(error).__name__
-            raise StoreUnavailable(f"RabbitMQ at {self.place} cannot be used: {text}") from error
+            raise StoreUnavailable(f"RabbitMQ at {self.place} cannot be used: {said_by(error)}") from error
         except Exception:
             raise
         except BaseException:  # Ctrl-C, a time limit

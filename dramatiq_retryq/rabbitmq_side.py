@@ -12,7 +12,7 @@ from dramatiq.worker import ConsumerThread
 
 from ._dramatiq import move_in_batches, plain_message
 from .errors import ConfigError, StoreUnavailable
-from .logs import log
+from .logs import log, said_by
 from .rabbitmq_letters import RabbitmqShelf, id_of
 from .rabbitmq_link import Link, Unroutable
 from .shelf import Shelf
@@ -112,7 +112,7 @@ class RabbitmqSide:
             connection = pika.BlockingConnection(self._broker.parameters)
         except (AMQPError, OSError) as error:
             text = "RabbitMQ at %s cannot be used: %s. The worker starts, and waits for it."
-            log(self._broker.logger, "warning", text, self._link.place, str(error) or type(error).__name__)
+            log(self._broker.logger, "warning", text, self._link.place, said_by(error))
             return
         try:
             self._check_server(connection)

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from .errors import StoreUnavailable
+from .logs import said_by
 
 __all__ = ["Keys"]
 
@@ -54,7 +55,7 @@ class Keys:
             except (redis.ConnectionError, redis.TimeoutError):
                 return function(self._broker.client)
         except redis.RedisError as error:
-            raise StoreUnavailable(f"Redis at {self.place} cannot be used: {str(error).rstrip('.')}") from error
+            raise StoreUnavailable(f"Redis at {self.place} cannot be used: {said_by(error).rstrip('.')}") from error
         except Exception:
             raise
         except BaseException:  # Ctrl-C, a time limit
