@@ -39,6 +39,7 @@ __all__ = [
     "serve_plain_exposition",
     "settle_moved",
     "silence_attempt_errors",
+    "take_connection",
     "wait_for_command",
 ]
 
@@ -192,6 +193,15 @@ def settle_moved(thread: ConsumerThread, message: MessageProxy) -> None:
     thread.broker.emit_before("ack", message)
     thread.consumer.queued_message_ids.discard(message.message_id)  # type: ignore[union-attr]
     thread.broker.emit_after("ack", message)
+
+
+def take_connection(broker: Any) -> Any:
+    """The connection of a ``RabbitmqBroker`` and this thread, which forgets it; ``None`` if there is none."""
+    mine = broker.state.__dict__
+    broker.channels.discard(mine.pop("channel", None))
+    connection = mine.pop("connection", None)
+    broker.connections.discard(connection)
+    return connection
 
 
 class _Silence(logging.Filter):

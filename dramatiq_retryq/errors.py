@@ -99,7 +99,7 @@ class ClaimLost(RetryQueueError):
 class StoreUnavailable(RetryQueueError, ConnectionClosed):
     """The store cannot be used: the disk is full, the file is damaged, locked or gone, the server does not answer.
 
-    Nothing was changed.
+    Nothing was changed; but where a server did not answer, it may have done what it was asked to.
     """
 
     def __init__(self, text: str) -> None:

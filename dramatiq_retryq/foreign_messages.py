@@ -10,7 +10,7 @@ from dramatiq.middleware import SkipMessage
 from .crash import CRASH_LOOP
 from .errors import RetryQueueError
 from .handler import Handler, who
-from .history import append, last_number
+from .history import append, describe, last_number
 from .hops import HOP_OPTION, reaching
 from .records import Attempt, DeadLetter
 from .side import Side, is_supported, side_of
@@ -29,8 +29,9 @@ class ForeignMessages:
         side: Side | None = broker.__dict__.get("_retryq_side")
         if side is None and is_supported(broker):
             side = side_of(broker)
-            if self._handler.max_letter_age is not None:
-                side.shelf.max_age = self._handler.max_letter_age
+        # Here and not where it is made: somebody may have looked at its letters before.
+        if side is not None and self._handler.max_letter_age is not None:
+            side.shelf.max_age = self._handler.max_letter_age
         return side
 
     # -- Dead letters --------------------------------------------------------------------------------------------
@@ -51,7 +52,7 @@ class ForeignMessages:
                 "broker's own dead-letter queue, without its last error.",
                 letter.message_id,
                 letter.actor_name,
-                raised if isinstance(raised, RetryQueueError) else type(raised).__name__,
+                self._said(raised),
             )
             message.__dict__["retryq_not_laid_down"] = True
 
@@ -90,7 +91,8 @@ class ForeignMessages:
             self._handler.persist(broker, lambda: side.reschedule(message, delay=delay))
         except Exception as raised:
             message.options["eta"] = clock.now() + delay
-            self._handler.log("error", "%s is due in %d ms, and could not be put off: %s.", who(message), delay, raised)
+            text = "%s is due in %d ms, and could not be put off: %s."
+            self._handler.log("error", text, who(message), delay, self._said(raised))
         else:
             message.failed = False
         message.__dict__["retryq_quiet"] = True
@@ -110,7 +112,7 @@ class ForeignMessages:
         try:
             begun = side.begin(message)
         except Exception as raised:
-            self._handler.log("warning", "Runs of %s could not be counted: %s.", who(message), raised)
+            self._handler.log("warning", "Runs of %s could not be counted: %s.", who(message), self._said(raised))
             return
         message.__dict__["retryq_begun"] = side
         # The first death was not counted: which of the messages that a worker had it was running, nobody knows. Runs
@@ -137,4 +139,11 @@ class ForeignMessages:
         try:
             side.end(message)
         except Exception as raised:
-            self._handler.log("warning", "The end of a run of %s could not be noted: %s.", who(message), raised)
+            text = "The end of a run of %s could not be noted: %s."
+            self._handler.log("warning", text, who(message), self._said(raised))
+
+    def _said(self, raised: Exception) -> str:
+        """What is logged of an error: of other people's the class only, since they quote what they were given."""
+        if not isinstance(raised, RetryQueueError):
+            return type(raised).__name__
+        return describe(raised, self._handler.redact).message

@@ -16,7 +16,10 @@ from dramatiq.common import dq_name, q_name
 from dramatiq.errors import ConnectionClosed, ConnectionFailed
 
 from .errors import NotSupported, StoreUnavailable
+from .logs import said_by
 from .records import DeadLetter, Entry, Reason, State, decode, is_message
+from .redis_letters import RedisShelf
+from .side import side_of
 from .status import Minute, Paused, QueueStatus, WorkerStatus
 
 __all__ = ["ForeignView", "view_of"]
@@ -58,7 +61,7 @@ class ForeignView:
             is_of_client = type(error).__module__.partition(".")[0] in _CLIENTS
             if not is_of_client and not isinstance(error, (ConnectionClosed, ConnectionFailed, OSError)):
                 raise
-            what = ": ".join(filter(None, [type(error).__name__, " ".join(str(error).split())]))
+            what = f"{type(error).__name__}: {said_by(error)}" if str(error) else type(error).__name__
             raise StoreUnavailable(
                 f"{self.name}: its server cannot be asked now ({what:.200}): see whether it runs, and whether its "
                 "address is right"
@@ -160,16 +163,17 @@ class RedisView(ForeignView):
 
     def queues(self, *, now: int) -> Sequence[QueueStatus]:
         with self._asking():
-            return [self._queue(name) for name in self._queue_names()]
+            shelf = side_of(self.broker).shelf
+            dead = shelf.count_by_queue() if isinstance(shelf, RedisShelf) else {}
+            return [self._queue(name, dead.get(name, 0)) for name in self._queue_names()]
 
-    def _queue(self, name: str) -> QueueStatus:
+    def _queue(self, name: str, dead: int) -> QueueStatus:
         with self.broker.client.pipeline(transaction=True) as pipe:
             pipe.llen(self._key(name))
             pipe.hlen(self._key(f"{name}.msgs"))
             pipe.hlen(self._key(f"{dq_name(name)}.msgs"))
-            pipe.zcard(self._key(f"{name}.XQ"))
             pipe.lindex(self._key(name), 0)
-            due, stored, later, dead, first = pipe.execute()
+            due, stored, later, first = pipe.execute()
         data = self.broker.client.hget(self._key(f"{name}.msgs"), first) if first is not None else None
         return QueueStatus(
             name=name,

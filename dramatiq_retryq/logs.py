@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["log"]
+__all__ = ["log", "said_by"]
+
+#: How much is told of what a server or its client says.
+_SAID = 200
+
+_CREDENTIALS = re.compile(r"//\S*@")
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -49,3 +55,10 @@ def log(
             )
     except Exception:
         pass
+
+
+def said_by(error: BaseException) -> str:
+    """What a server or its client says, for a log or a sentence: one short line without the password of any URL."""
+    text = " ".join(_CREDENTIALS.sub("//…@", str(error)).split())
+    text = text if len(text) <= _SAID else f"{text[: _SAID - 1]}…"
+    return text or type(error).__name__

@@ -26,7 +26,7 @@ from typing import Any
 from dramatiq import Message
 from dramatiq.common import dq_name, q_name, xq_name
 
-from .errors import LetterNotFound, LetterTooNew, LetterUnreadable
+from .errors import LetterNotFound, LetterTooNew, LetterUnreadable, StoreUnavailable
 from .hops import reaching
 from .rabbitmq_link import Link, Unroutable
 from .records import DeadLetter, decode
@@ -165,14 +165,17 @@ class RabbitmqShelf:
         raise LetterNotFound(letter_id)
 
     def count(self, *, now: int) -> int:
+        # By id: one whose confirmation was lost lies there twice, and so does one that was run twice.
         counted = 0
         for queue in self._queues():
-            letters, copies = self._link.count(_letters(queue)), self._link.count(xq_name(queue))
-            counted += letters
-            if copies:
-                known = {letter.id for letter in self._read(queue, _letters(queue))} if letters else set()
-                counted += sum(letter.id not in known for letter in self._read_plain(queue))
+            names = [name for name in (_letters(queue), xq_name(queue)) if self._link.count(name)]
+            counted += len(set[str]().union(*(self._ids(queue, name) for name in names)))
         return counted
+
+    def _ids(self, queue: str, name: str) -> set[str]:
+        with self._browsing(queue) as channel:
+            fetched = self._link.fetch(channel, name, self._link.count(name))
+            return {_id_of_delivery(properties, body) for _, properties, body in fetched}
 
     # -- Taking away ---------------------------------------------------------------------------------------------
 
@@ -192,7 +195,7 @@ class RabbitmqShelf:
 
         for queue in dict.fromkeys(letter.queue_name for letter in wanted):
             # A queue that nobody declared here is made, or what is sent to it would be lost.
-            self._broker.declare_queue(queue, ensure=True)
+            self._link.ensure(queue)
             self._take(queue, [letter.id for letter in wanted if letter.queue_name == queue], send)
         return revived
 
@@ -221,46 +224,53 @@ class RabbitmqShelf:
 
     def _take(self, queue: str, letter_ids: Sequence[str], use: Use) -> set[str]:
         """Take letters away, and in the same transaction do with each what ``use`` does, unless that returns false."""
-        name, xq, taken = _letters(queue), xq_name(queue), set[str]()
-        with (
-            self._link.lock(f"{name}.lock"),
-            self._link.channel() as channel,
-            self._link.channel() as copies_channel,
-            self._link.channel() as latest_channel,
-        ):
-            letters = self._fetch(channel, name, queue, _unpacked)
-            copies = self._fetch(copies_channel, xq, queue, _plain)
-            latest = self._fetch(latest_channel, _latest(name), queue, _unpacked)
-            wanted = list(dict.fromkeys(letter_ids))
-            lying = [id for id in wanted if id in letters.tags]
-            plain = [id for id in wanted if id in copies.tags and id not in letters.tags]
-            # First the copies that RabbitMQ made, last the ones in the second queue: broken off in between, each letter
-            # is there once, or gone.
-            copies.settle(id for id in lying if id in copies.tags)
-            letters.take(lying, use, taken)
-            copies.take(plain, use, taken)
-            latest.settle(id for id in taken if id in latest.tags)
-            for fetched in (letters, copies, latest):
-                fetched.put_back()
+        name, xq, taken, is_done = _letters(queue), xq_name(queue), set[str](), False
+        try:
+            with (
+                self._link.lock(f"{name}.lock"),
+                self._link.channel() as channel,
+                self._link.channel() as copies_channel,
+            ):
+                letters = self._fetch(channel, name, queue, _unpacked)
+                wanted = dict.fromkeys(letter_ids)
+                lying = [id for id in wanted if id in letters.tags]
+                plain = wanted.keys() - letters.tags.keys()
+                # In the same transaction as the letters: broken off in between, one would be listed that is gone.
+                self._fetch_into(letters, _latest(name))
+                copies = self._fetch(copies_channel, xq, queue, _plain)
+                # First the copies that RabbitMQ made: broken off in between, each letter is there once.
+                copies.settle(id for id in lying if id in copies.tags)
+                letters.take(lying, use, taken)
+                copies.take([id for id in wanted if id in plain and id in copies.tags], use, taken)
+                is_done = True
+                for fetched in (letters, copies):
+                    fetched.put_back()
+        except StoreUnavailable:
+            # What was fetched and not used lies in its old place, now that the connection is gone.
+            if not is_done:
+                raise
         return taken
 
     def _fetch(self, channel: Any, name: str, queue: str, read: Read) -> _Fetched:
         channel.tx_select()
         fetched = _Fetched(channel, queue, read)
-        for tag, properties, body in self._link.fetch(channel, name, self._link.count(name)):
-            fetched.add(tag, properties, body)
+        self._fetch_into(fetched, name)
         return fetched
+
+    def _fetch_into(self, fetched: _Fetched, name: str) -> None:
+        for tag, properties, body in self._link.fetch(fetched.channel, name, self._link.count(name)):
+            fetched.add(tag, properties, body)
 
 
 class _Fetched:
-    """What was fetched from one queue over a channel with transactions, and is not acked yet."""
+    """What was fetched over a channel with transactions, and is not acked yet."""
 
     def __init__(self, channel: Any, queue: str, read: Read) -> None:
-        self._channel = channel
+        self.channel = channel
         self._queue = queue
         self._read = read
         self._raw: dict[str, tuple[Any, bytes]] = {}
-        #: By letter; a message that was doubled has two of them.
+        #: By letter; one that lies in two queues, or was doubled, has two of them.
         self.tags: dict[str, list[int]] = {}
         self._left: set[int] = set()
 
@@ -274,7 +284,7 @@ class _Fetched:
         """Use letters one after the other; each is gone as soon as its use is committed."""
         for start in range(0, len(letter_ids), _BATCH):
             batch = letter_ids[start : start + _BATCH]
-            used = [id for id in batch if use(self._channel, self._read(*self._raw[id], self._queue))]
+            used = [id for id in batch if use(self.channel, self._read(*self._raw[id], self._queue))]
             self.settle(used)
             taken.update(used)
 
@@ -283,16 +293,16 @@ class _Fetched:
         tags = {tag for letter_id in letter_ids for tag in self.tags[letter_id]}
         self._left -= tags
         if tags and (not self._left or max(tags) < min(self._left)):
-            self._channel.basic_ack(max(tags), multiple=True)  # ten thousand single ones take two seconds
+            self.channel.basic_ack(max(tags), multiple=True)  # ten thousand single ones take two seconds
         else:
             for tag in tags:
-                self._channel.basic_ack(tag)
-        self._channel.tx_commit()
+                self.channel.basic_ack(tag)
+        self.channel.tx_commit()
 
     def put_back(self) -> None:
         if self._left:
-            self._channel.basic_nack(0, multiple=True, requeue=True)
-        self._channel.tx_commit()
+            self.channel.basic_nack(0, multiple=True, requeue=True)
+        self.channel.tx_commit()
 
 
 def _letters(queue: str) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from socket import SHUT_RDWR
 from typing import Any, TypeVar
 
 from dramatiq.errors import ConnectionClosed
 
+from ._dramatiq import take_connection
 from .errors import StoreUnavailable
+from .logs import said_by
 
 __all__ = ["Link", "Unroutable"]
 
@@ -33,6 +36,17 @@ _expected = _Expected()
 
 class Unroutable(Exception):
     """There is no such queue."""
+
+
+@contextmanager
+def _afterwards(function: Callable[[], object]) -> Iterator[None]:
+    """Call a function in the end, unless that is an interrupt: then the connection goes, and cannot be used before."""
+    try:
+        yield
+    except Exception:
+        function()
+        raise
+    function()
 
 
 class Link:
@@ -141,12 +155,49 @@ class Link:
         except (AMQPError, OSError, AssertionError, ConnectionClosed) as error:
             if isinstance(error, StoreUnavailable):
                 raise
+            self._drop_connection()
+            raise StoreUnavailable(f"RabbitMQ at {self.place} cannot be used: {said_by(error)}") from error
+        except Exception:
+            raise
+        except BaseException:  # Ctrl-C, a time limit
+            self._sever_connection()
+            raise
+
+    def _drop_connection(self) -> None:
+        """Let this thread have another connection at its next use."""
+        for _ in range(2):  # a channel that was lost while it was opened makes Dramatiq raise once, and keep the rest
             try:
-                del self._broker.connection  # of this thread
+                del self._broker.connection
+                return
             except Exception:
-                pass  # it is gone already
-            text = str(error) or type(error).__name__
-            raise StoreUnavailable(f"RabbitMQ at {self.place} cannot be used: {text}") from error
+                continue
+
+    def _sever_connection(self) -> None:
+        """End this thread's connection without a word.
+
+        Interrupted in the midst of a call, it would wait for ever for the answer to something that was never sent. The
+        server drops the locks that it holds, and puts back what it fetched.
+        """
+        connection = take_connection(self._broker)
+        with suppress(Exception):  # pika has no other way to end one without an answer
+            sock = connection._impl._transport._sock
+            sock.shutdown(SHUT_RDWR)
+            sock.close()
+
+    def ensure(self, queue: str) -> None:
+        """Make a queue on the server, if this process has not done so.
+
+        Raises:
+            StoreUnavailable: the server cannot be used now.
+        """
+
+        def declare() -> None:
+            try:
+                self._broker.declare_queue(queue, ensure=True)
+            except KeyError as error:  # by Dramatiq, of a channel that was lost while it was opened
+                raise ConnectionClosed(error) from error  # type: ignore[no-untyped-call]
+
+        self.insist(declare)
 
     @property
     def place(self) -> str:
@@ -163,12 +214,8 @@ class Link:
             StoreUnavailable: the server cannot be used now.
         """
         channel = self.insist(lambda: self._broker.connection.channel())
-        with self._clear_errors():
-            try:
-                yield channel
-            finally:
-                if channel.is_open:
-                    channel.close()
+        with self._clear_errors(), _afterwards(lambda: channel.close() if channel.is_open else None):
+            yield channel
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
@@ -188,18 +235,16 @@ class Link:
                     if error.reply_code != 405:  # RESOURCE_LOCKED
                         raise
                 else:
-                    try:
+                    with _afterwards(lambda: channel.queue_delete(name) if channel.is_open else None):
                         yield
-                    finally:
-                        if channel.is_open:
-                            channel.queue_delete(name)
                     return
             if waited >= _PATIENCE:
                 raise StoreUnavailable(
                     f"the dead letters at {self.place} have been read by somebody else for {_PATIENCE} s ({name})"
                 )
             # Not time.sleep: it answers the server's heartbeats meanwhile.
-            self._broker.connection.sleep(pause)
+            with self._clear_errors():
+                self._broker.connection.sleep(pause)
             waited, pause = waited + pause, min(pause * 2, 0.1)
 
     def count(self, queue: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from uuid import uuid4
 
 from dramatiq import Message, MessageProxy, Worker
 from dramatiq.common import current_millis, dq_name, q_name
@@ -11,7 +12,7 @@ from dramatiq.worker import ConsumerThread
 
 from ._dramatiq import move_in_batches, plain_message
 from .errors import ConfigError, StoreUnavailable
-from .logs import log
+from .logs import log, said_by
 from .rabbitmq_letters import RabbitmqShelf, id_of
 from .rabbitmq_link import Link, Unroutable
 from .shelf import Shelf
@@ -51,7 +52,7 @@ class RabbitmqSide:
             options["eta"] = current_millis() + delay
         copy: Message[Any] = plain_message(message)._replace(queue_name=target, options=options)
         for is_last in (False, True):
-            self._broker.declare_queue(queue, ensure=True)
+            self._link.ensure(queue)
             self._broker.emit_before("enqueue", copy, delay or None)
             try:
                 # Not over the broker's channel, which confirms only if it was told to: a message that is on its way in
@@ -79,7 +80,7 @@ class RabbitmqSide:
             copies.append(copy)
         bodies = [(queue, copy.encode(), copy.options.get("broker_priority")) for copy in copies]
         for is_last in (False, True):
-            self._broker.declare_queue(queue, ensure=True)
+            self._link.ensure(queue)
             try:
                 self._link.publish_all(bodies)
                 break
@@ -111,7 +112,7 @@ class RabbitmqSide:
             connection = pika.BlockingConnection(self._broker.parameters)
         except (AMQPError, OSError) as error:
             text = "RabbitMQ at %s cannot be used: %s. The worker starts, and waits for it."
-            log(self._broker.logger, "warning", text, self._link.place, str(error) or type(error).__name__)
+            log(self._broker.logger, "warning", text, self._link.place, said_by(error))
             return
         try:
             self._check_server(connection)
@@ -139,11 +140,13 @@ class RabbitmqSide:
 
         def count() -> int:
             with self._link.channel() as channel:
-                channel.queue_declare(name, durable=True, arguments={"x-expires": _RUNS_KEPT})
-                return int(channel.queue_declare(name, passive=True).method.message_count)
+                lying = channel.queue_declare(name, durable=True, arguments={"x-expires": _RUNS_KEPT})
+                runs = self._link.fetch(channel, name, int(lying.method.message_count))
+                # A run that was published twice, since the confirmation of the first was lost, counts once.
+                return len({properties.message_id for _, properties, _ in runs})
 
         begun = self._link.insist(count)
-        self._link.publish("", name, b"")
+        self._link.publish("", name, b"", message_id=str(uuid4()))
         return begun
 
     def end(self, message: MessageProxy) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from .errors import StoreUnavailable
+from .logs import said_by
 
 __all__ = ["Keys"]
 
@@ -35,7 +37,10 @@ class Keys:
         return lambda keys, args: self.call(lambda client: script(keys=keys, args=args, client=client))
 
     def call(self, function: Callable[[Any], T]) -> T:
-        """What a function makes of the broker's client.
+        """What a function makes of the broker's client; called once more, over a new connection, if that was lost.
+
+        What it asks for may have been done by then, and only the answer be lost: asked for again, it must do no more.
+        The client may repeat it as well, by itself.
 
         Raises:
             StoreUnavailable: the server cannot be reached, refuses the password, or cannot write.
@@ -43,9 +48,21 @@ class Keys:
         import redis
 
         try:
-            return function(self._broker.client)
+            try:
+                return function(self._broker.client)
+            except redis.AuthenticationError:
+                raise
+            except (redis.ConnectionError, redis.TimeoutError):
+                return function(self._broker.client)
         except redis.RedisError as error:
-            raise StoreUnavailable(f"Redis at {self.place} cannot be used: {str(error).rstrip('.')}") from error
+            raise StoreUnavailable(f"Redis at {self.place} cannot be used: {said_by(error).rstrip('.')}") from error
+        except Exception:
+            raise
+        except BaseException:  # Ctrl-C, a time limit
+            # One of them may wait for an answer, and give it to whoever asks next.
+            with suppress(Exception):
+                self._broker.client.connection_pool.disconnect(inuse_connections=False)
+            raise
 
     @property
     def place(self) -> str:

@@ -4,6 +4,7 @@
 
     $namespace:__retryq__.letters        a sorted set of letter ids by the instant of death
     $namespace:__retryq__.letters.data   a hash of letter ids -> letters
+    $namespace:__retryq__.letters.until  a sorted set of letter ids by the instant at which they go
 
 A letter's id is the ``redis_message_id`` of its message, which is also its key in the broker's own dead-letter set
 (``.XQ``). So the copy that lies there is known, listed once, and goes when the letter goes.
@@ -11,6 +12,7 @@ A letter's id is the ``redis_message_id`` of its message, which is also its key 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import merge
 from typing import Any
@@ -29,10 +31,11 @@ __all__ = ["RedisShelf"]
 #: How many letters are read, and how many are replayed, at a time.
 _PAGE = 200
 
-# Those that are too old go as new ones come: a few each time, so that no call takes long.
+# How long a letter is kept counts from here: one that was moved from another broker may have died long ago. Who lays it
+# down says so, and nobody else: who only looks may have been told less.
 _ADD = """
-local letters, data = KEYS[1], KEYS[2]
-local id, letter, died_at, oldest = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local letters, data, times = KEYS[1], KEYS[2], KEYS[3]
+local id, letter, died_at, goes_at = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 if redis.call("hsetnx", data, id, letter) == 1 then
     -- Of those of one millisecond the order is kept in the fraction: a double has room for 12 bits of it.
     local last = tonumber(redis.call("zrevrange", letters, 0, 0, "withscores")[2] or 0)
@@ -40,19 +43,25 @@ if redis.call("hsetnx", data, id, letter) == 1 then
         died_at = last + 1 / 4096
     end
     redis.call("zadd", letters, string.format("%.17g", died_at), id)
+    if goes_at ~= "" then
+        redis.call("zadd", times, goes_at, id)
+    end
 end
-local expired = redis.call("zrangebyscore", letters, "-inf", oldest, "limit", 0, 100)
+-- Those that are too old go as new ones come: a few each time, so that no call takes long.
+local expired = redis.call("zrangebyscore", times, "-inf", ARGV[5], "limit", 0, 100)
 for _, old in ipairs(expired) do
     redis.call("zrem", letters, old)
     redis.call("hdel", data, old)
+    redis.call("zrem", times, old)
 end
 """
 
 _EXPIRE = """
-local expired = redis.call("zrangebyscore", KEYS[1], "-inf", ARGV[1], "limit", 0, 5000)
+local expired = redis.call("zrangebyscore", KEYS[3], "-inf", ARGV[1], "limit", 0, 5000)
 for _, old in ipairs(expired) do
     redis.call("zrem", KEYS[1], old)
     redis.call("hdel", KEYS[2], old)
+    redis.call("zrem", KEYS[3], old)
 end
 return #expired
 """
@@ -78,17 +87,26 @@ end
 return page
 """
 
-# Take letters away and put their messages in place, each in one move: letter, or the broker's own copy, or both.
+#: How long (ms) it is remembered what a call took away.
+_TAKEN_KEPT = 120_000
+
+# Take letters away and put their messages in place, each in one move: letter, or the broker's own copy, or both. A call
+# whose answer was lost is repeated, finds nothing by then, and is told what it took.
 _REVIVE = """
-local namespace, letters, data = KEYS[1], KEYS[2], KEYS[3]
+local namespace, letters, data, times, taken = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local before = redis.call("get", taken)
+if before then
+    return cjson.decode(before)
+end
 local revived = {}
-for i = 1, #ARGV, 5 do
+for i = 2, #ARGV, 5 do
     local id, xq, new_id, queue, message = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
     xq = namespace .. ":" .. xq
     -- A worker may be about to reject it: the letter is laid down just before. Then it finds nothing to reject.
     redis.call("hdel", string.sub(xq, 1, -4) .. ".msgs", id)
     local found = redis.call("hdel", data, id)
     redis.call("zrem", letters, id)
+    redis.call("zrem", times, id)
     found = found + redis.call("hdel", xq .. ".msgs", id)
     redis.call("zrem", xq, id)
     if found > 0 then
@@ -99,6 +117,7 @@ for i = 1, #ARGV, 5 do
         end
     end
 end
+redis.call("set", taken, cjson.encode(revived), "px", ARGV[1])
 return revived
 """
 
@@ -133,6 +152,7 @@ class RedisShelf:
         self.max_age: int | None = broker.dead_message_ttl
         self._letters = keys.own("letters")
         self._data = keys.own("letters.data")
+        self._until = keys.own("letters.until")
         self._add = keys.script(_ADD)
         self._expire = keys.script(_EXPIRE)
         self._page_of = keys.script(_PAGE_OF)
@@ -140,20 +160,14 @@ class RedisShelf:
         self._count = keys.script(_COUNT)
 
     def add(self, letter: DeadLetter) -> None:
-        self._add(
-            [self._letters, self._data],
-            [letter.id, pack(letter), letter.died_at, self._oldest()],
-        )
-
-    def _oldest(self) -> int | str:
-        """What died at this instant or before is too old."""
-        return "-inf" if self.max_age is None else current_millis() - self.max_age
+        now = current_millis()
+        goes_at = "" if self.max_age is None else now + self.max_age
+        self._add([self._letters, self._data, self._until], [letter.id, pack(letter), letter.died_at, goes_at, now])
 
     def _clear(self) -> None:
         """Drop what is too old, before anybody looks: a letter that lies there hides the broker's own copy."""
-        if self.max_age is not None:
-            while self._expire([self._letters, self._data], [self._oldest()]):
-                pass
+        while self._expire([self._letters, self._data, self._until], [current_millis()]):
+            pass
 
     def letters(self, queue: str | None = None) -> Iterator[DeadLetter]:
         self._clear()
@@ -235,9 +249,16 @@ class RedisShelf:
                     continue
                 moves += self._move(letter, renew, due_at(len(revived) + len(moves) // 5), now)
             if moves:
-                done = self._revive([self._keys.namespace, self._letters, self._data], moves)
-                revived += map(_text, done)
+                revived += self._take(moves)
         return revived
+
+    def _take(self, moves: list[Any]) -> list[str]:
+        """Take letters away; returns the ids of those that were there."""
+        taken = self._keys.own(f"taken.{uuid4()}")
+        found = self._revive(
+            [self._keys.namespace, self._letters, self._data, self._until, taken], [_TAKEN_KEPT, *moves]
+        )
+        return [_text(one) for one in found]
 
     def _move(self, letter: DeadLetter, renew: Renew, due_at: int, now: int) -> list[Any]:
         new_id, queue, message = str(uuid4()), letter.queue_name, renew(letter)
@@ -253,12 +274,35 @@ class RedisShelf:
     def discard(self, letter_ids: Sequence[str]) -> int:
         discarded = 0
         for start in range(0, len(letter_ids), _PAGE):
-            moves: list[str] = []
+            moves: list[Any] = []
             for letter in self._lying(letter_ids[start : start + _PAGE]):
                 moves += [letter.id, xq_name(letter.queue_name), "", "", ""]
             if moves:
-                discarded += len(self._revive([self._keys.namespace, self._letters, self._data], moves))
+                discarded += len(self._take(moves))
         return discarded
+
+    def count_by_queue(self) -> Counter[str]:
+        """How many letters of each queue lie there. All of their ids are looked at, and not in the server: many would
+        keep it from everything else."""
+        self._clear()
+        queues = sorted(self._broker.get_declared_queues())
+
+        def look(client: Any) -> list[Any]:
+            pipeline = client.pipeline(transaction=False)
+            pipeline.hkeys(self._data)
+            for name in queues:
+                pipeline.zrange(self._keys.queue(xq_name(name)), 0, -1)
+            return pipeline.execute()  # type: ignore[no-any-return]
+
+        own, *copies = self._keys.call(look)
+        counted = Counter({name: len(ids) for name, ids in zip(queues, copies, strict=True)})
+        # Those of which the broker keeps no copy say themselves where they belong.
+        alone = sorted(set(own).difference(*copies))
+        for start in range(0, len(alone), _PAGE):
+            ids = alone[start : start + _PAGE]
+            found = self._keys.call(lambda client, ids=ids: client.hmget(self._data, ids))  # type: ignore[misc]
+            counted.update(unpack(data).queue_name for data in found if data is not None)
+        return counted
 
     def count(self, *, now: int) -> int:
         self._clear()

@@ -63,6 +63,13 @@ if heard and tonumber(heard) <= tonumber(ARGV[2]) then
 end
 """
 
+# A run has a name of its own: one that is written down twice, since the answer to the first was lost, counts once.
+_BEGIN = """
+redis.call("sadd", KEYS[1], ARGV[1])
+redis.call("expire", KEYS[1], ARGV[2])
+return redis.call("scard", KEYS[1])
+"""
+
 _EXPIRE = """
 for i = 1, #KEYS, 2 do
     local ids = redis.call("zrangebyscore", KEYS[i], "-inf", ARGV[1], "limit", 0, 500)
@@ -90,6 +97,7 @@ class RedisSide:
         self._recover = self._keys.script(RECOVER)
         self._forget = self._keys.script(_FORGET)
         self._expire = self._keys.script(_EXPIRE)
+        self._begin = self._keys.script(_BEGIN)
         self._menders: dict[Worker, Mender] = {}
         #: What each thread works on, or worked on last.
         self._at_work: dict[int, MessageProxy] = {}
@@ -245,15 +253,7 @@ class RedisSide:
         return REDELIVERED_OPTION in message.options
 
     def begin(self, message: MessageProxy) -> int:
-        runs = self._runs(message)
-
-        def count(client: Any) -> list[Any]:
-            pipeline = client.pipeline()
-            pipeline.incr(runs)
-            pipeline.expire(runs, _RUNS_KEPT)
-            return pipeline.execute()  # type: ignore[no-any-return]
-
-        return int(self._keys.call(count)[0]) - 1
+        return int(self._begin([self._runs(message)], [str(uuid4()), _RUNS_KEPT])) - 1
 
     def end(self, message: MessageProxy) -> None:
         runs = self._runs(message)

@@ -19,6 +19,7 @@ from dramatiq.common import dq_name, q_name
 from dramatiq_retryq.clock import Clock
 from dramatiq_retryq.errors import ConfigError, MoveRefused, StoreUnavailable
 from dramatiq_retryq.journeys import Journey
+from dramatiq_retryq.logs import said_by
 from dramatiq_retryq.rabbitmq_link import Link
 
 from .ends import NOTE_TTL, ForeignLetters, Parcel, delayed_form, longest_delay_of, plain_form
@@ -52,8 +53,8 @@ class RabbitmqEnd(ForeignLetters):
         try:
             self._connection = pika.BlockingConnection(parameters=self._broker.parameters)
         except (pika.exceptions.AMQPError, OSError) as error:
-            text = str(error) or type(error).__name__
-            raise StoreUnavailable(f"{self.name} cannot be used: {text}: nothing was moved") from error
+            text = f"{self.name} cannot be used: {said_by(error)}: nothing was moved"
+            raise StoreUnavailable(text) from error
         try:
             self._channel = self._connection.channel()
             self._channel.confirm_delivery()

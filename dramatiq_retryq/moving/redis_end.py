@@ -18,6 +18,7 @@ from dramatiq.common import q_name
 from dramatiq_retryq.clock import Clock
 from dramatiq_retryq.errors import MoveRefused, StoreUnavailable
 from dramatiq_retryq.journeys import Journey
+from dramatiq_retryq.logs import said_by
 from dramatiq_retryq.redis_keys import Keys
 from dramatiq_retryq.redis_side import RedisSide
 
@@ -100,7 +101,7 @@ class RedisEnd(ForeignLetters):
                 own.close()
                 raise
         except redis.RedisError as error:
-            raise StoreUnavailable(f"{self.name} cannot be used: {error}: nothing was moved") from error
+            raise StoreUnavailable(f"{self.name} cannot be used: {said_by(error)}: nothing was moved") from error
         try:
             yield
         finally:

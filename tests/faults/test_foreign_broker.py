@@ -12,6 +12,8 @@ from dramatiq.errors import BrokerError
 from dramatiq.middleware import MiddlewareError, TimeLimitExceeded
 
 from dramatiq_retryq.clock import VirtualClock
+from dramatiq_retryq.errors import StoreUnavailable
+from dramatiq_retryq.side import side_of
 
 MakeStub = Callable[..., Any]
 
@@ -143,3 +145,32 @@ def test_a_letter_that_cannot_be_sent_does_not_keep_the_message_from_dying(stub:
     fault(here.broker, "enqueue", times=None)
     here.drain()
     assert here.dead() == ["exhausted"]
+
+
+@pytest.mark.parametrize("method", ["begin", "end"])
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(TypeError("hunter2 is not serializable"), "TypeError"), (StoreUnavailable("hunter2 " + "x" * 9_000), "… x")],
+    ids=["of others", "of ours"],
+)
+def test_what_is_logged_of_a_broken_server_is_short_and_redacted(
+    stub: MakeStub,
+    fault: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    method: str,
+    error: Exception,
+    said: str,
+) -> None:
+    here = stub(max_retries=0, redact=lambda text: text.replace("hunter2", "…"))
+    side = side_of(here.broker)
+    monkeypatch.setattr(side, "may_have_crashed", lambda message: True)
+    monkeypatch.setattr(side, "begin", lambda message: 0)
+    fault(side, method, error)
+    send_failing()
+    here.drain()
+    lines = [record.getMessage() for record in caplog.records]
+    (line,) = [line for line in lines if "could not be counted" in line or "could not be noted" in line]
+    assert said in line
+    assert "hunter2" not in line
+    assert len(line) < 700

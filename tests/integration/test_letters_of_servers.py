@@ -7,10 +7,11 @@ from typing import Any
 
 import dramatiq
 import pytest
-from dramatiq.common import xq_name
+from dramatiq.common import current_millis, xq_name
 
-from dramatiq_retryq import DeadLetters, RetryQueue, broker_from_url
+from dramatiq_retryq import DeadLetter, DeadLetters, RetryQueue, broker_from_url
 from dramatiq_retryq.errors import ConfigError, LetterNotFound, LetterTooNew, LetterUnreadable, StoreUnavailable
+from dramatiq_retryq.side import side_of
 from tests.integration.conftest import finish, running
 from tests.integration.servers import free_port, own_redis, wait_until
 
@@ -221,3 +222,36 @@ def test_a_redis_that_is_too_old_keeps_the_worker_from_starting(make_redis: Any,
     monkeypatch.setattr(broker.client, "info", lambda section: {"redis_version": "3.2.1"})
     with pytest.raises(ConfigError, match=r"3\.2\.1.*upgrade"):
         dramatiq.Worker(broker).start()
+
+
+def lay_down(broker: Any, queue: str, died_at: int) -> DeadLetter:
+    message: Any = dramatiq.Message(queue_name=queue, actor_name="work", args=(1,), kwargs={}, options={})
+    letter = DeadLetter(
+        id=message.message_id,
+        reason="exhausted",
+        queue_name=queue,
+        actor_name="work",
+        died_at=died_at,
+        data=message.encode(),
+    )
+    broker.declare_queue(queue)
+    side_of(broker).shelf.add(letter)
+    return letter
+
+
+def test_a_letter_of_long_ago_is_kept_as_long_as_one_of_now(make: Any, name: str) -> None:
+    """One that was moved here: from a file, where it may be years old."""
+    broker = make(max_retries=0)
+    lay_down(broker, name, current_millis() - 86_400_000 * 400)
+    letters = DeadLetters.of(broker)
+    assert letters.one().died_at < current_millis() - 86_400_000 * 399
+    assert letters.replay_all() == 1
+
+
+def test_letters_are_kept_for_max_letter_age_where_somebody_looked_before(make: Any, name: str) -> None:
+    broker = make(max_retries=0, max_letter_age=400)
+    broker.declare_queue(name)
+    assert DeadLetters.of(broker).list() == []
+    dying(broker, name, 1)
+    letters = DeadLetters.of(broker)
+    wait_until(lambda: letters.one().error is None, 30, "the letter to go")

@@ -15,8 +15,10 @@ import pytest
 from dramatiq import Broker
 from dramatiq.brokers.stub import StubBroker
 
+from dramatiq_retryq import DeadLetter, DeadLetters
 from dramatiq_retryq.errors import MessageNotFound, NotSupported, RetryQueueError, StoreUnavailable
 from dramatiq_retryq.operations import Operations
+from dramatiq_retryq.side import side_of
 from dramatiq_retryq.status import Pending, QueueStatus
 
 HOUR = 3_600_000
@@ -121,6 +123,21 @@ def test_what_is_dead_is_counted(broker: Broker, operations: Operations) -> None
     consumer.nack(message)
     consumer.close()
     assert (queue(operations).dead, queue(operations).due) == (1, 0)
+
+
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
+def test_a_letter_without_the_brokers_own_copy_is_counted_too(broker: Broker, operations: Operations) -> None:
+    broker.declare_queue("other")
+    for number, queue_name in enumerate(["default", "default", "other", "of nobody here"]):
+        letter = DeadLetter(
+            id=str(number), reason="exhausted", queue_name=queue_name, actor_name="work", died_at=1_000, data=b"{}"
+        )
+        side_of(broker).shelf.add(letter)
+    copy: Any = broker
+    copy.client.zadd("dramatiq:default.XQ", {"0": 1_000})
+    copy.client.hset("dramatiq:default.XQ.msgs", "0", b"{}")
+    assert {found.name: found.dead for found in operations.status().queues} == {"default": 2, "other": 1}
+    assert len(DeadLetters.of(broker)) == 4
 
 
 def test_the_status_leaves_out_what_cannot_be_told(operations: Operations) -> None:

@@ -633,6 +633,12 @@ def test_a_rabbitmq_broker_has_what_the_link_uses() -> None:
     connection = type(broker).connection
     assert connection.fget, "RabbitmqBroker.connection is no property any more"
     assert connection.fdel, "RabbitmqBroker.connection cannot be deleted any more"
+    for name, kept in (("channel", broker.channels), ("connection", broker.connections)):
+        setattr(broker.state, name, name)
+        kept.add(name)
+    assert _dramatiq.take_connection(broker) == "connection", "an interrupted connection would be waited for for ever"
+    kept_elsewhere = broker.state.__dict__ or broker.channels or broker.connections
+    assert not kept_elsewhere, "RabbitmqBroker keeps it elsewhere too"
     message = rabbitmq._RabbitmqMessage(True, 1, Message("q", "a", (), {}, {}, "m", 0))
     assert message.__dict__["redelivered"] is True, "max_crashes on RabbitMQ goes by message.redelivered"
     broker.close()
