@@ -146,6 +146,7 @@ class RabbitmqServer:
         if self.process is None or self.process.poll() is not None:
             self.process = subprocess.Popen(
                 [self.binary],
+                cwd=self.settings["HOME"],
                 env={**os.environ, **self.settings},
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
