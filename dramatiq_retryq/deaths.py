@@ -16,6 +16,7 @@ from .crash import CRASH_LOOP
 from .dead_letters import LETTER_OPTION, compose
 from .handler import Handler
 from .history import last_number
+from .logs import one_line
 from .options import actor_name_of, max_age_of, throws_of
 from .records import DeadLetter, Reason
 
@@ -130,18 +131,19 @@ class Deaths:
             dead = letter.message  # once: each look decodes it
         message_id = dead.message_id if dead is not None else None
         last = last_number(dead.options) if dead is not None else 0
+        error = one_line(str(letter.error)) if letter.error is not None else None
         fields = {
             "actor": letter.actor_name,
             "message_id": message_id,
             "reason": letter.reason,
             "attempt": last or None,
-            "error": str(letter.error) if letter.error is not None else None,
+            "error": error,
         }
         text = "Message %s of actor %s is dead (%s)"
         args: list[object] = [message_id, letter.actor_name, letter.reason]
-        if letter.error is not None:
+        if error is not None:
             text += " after %d attempt(s): %s"
-            args += [last, letter.error]
+            args += [last, error]
         level = "error"
         if expected:
             level = "info"

@@ -12,6 +12,7 @@ from ._dramatiq import plain_message
 from .errors import ClaimLost, Snooze
 from .handler import Handler, who
 from .history import append, describe, last_number, short_traceback
+from .logs import one_line
 from .options import actor_name_of, retries_of
 from .policy import Settings, decide
 from .records import Attempt, Decision, ErrorInfo, RetryIn
@@ -123,7 +124,7 @@ class Failure:
 
     def _log_retry(self, decision: RetryIn, settings: Settings) -> None:
         expected = issubclass(type(self.error), (Retry, Shutdown))
-        info = self._info or describe(self.error, self.handler.redact)
+        error = one_line(str(self._info or describe(self.error, self.handler.redact)))
         attempt = retries_of(self.options) + 1
         text = "Attempt %d of %s of actor %s failed (message %s): %s. Next in %d ms."
         if not decision.uses_attempt:
@@ -135,7 +136,7 @@ class Failure:
             settings.limit if settings.limit is not None else "any",
             self.message.actor_name,
             self.message.message_id,
-            info,
+            error,
             decision.delay,
             extra={
                 "actor": self.message.actor_name,
@@ -143,7 +144,7 @@ class Failure:
                 "attempt": attempt,
                 "limit": settings.limit,
                 "delay": decision.delay,
-                "error": str(info),
+                "error": error,
             },
         )
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["log", "said_by"]
+__all__ = ["log", "one_line", "said_by"]
 
 #: How much is told of what a server or its client says.
 _SAID = 200
@@ -55,6 +55,11 @@ def log(
             )
     except Exception:
         pass
+
+
+def one_line(text: str) -> str:
+    """The text without what speaks to a terminal, or begins a line of a log that nobody logged."""
+    return text if text.isprintable() else "".join(one if one.isprintable() else " " for one in text)
 
 
 def said_by(error: BaseException) -> str:

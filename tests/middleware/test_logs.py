@@ -48,6 +48,24 @@ def test_each_retry_is_one_warning_and_the_death_one_error(world: Any, caplog: p
     assert levels(of(caplog)) == ["WARNING", "WARNING", "ERROR"]
 
 
+def test_an_error_cannot_forge_a_line_nor_speak_to_a_terminal(
+    broker: MemoryBroker, drain: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    @dramatiq.actor(max_retries=1, backoff=[250])
+    def fail() -> None:
+        raise ValueError("no\nERROR all is lost\x1b[2J\r\u2028\x85end")
+
+    fail.send()
+    drain(broker)
+    warning, error = of(caplog)
+    for text in (warning.getMessage(), error.getMessage(), vars(warning)["error"], vars(error)["error"]):
+        assert "ValueError: no ERROR all is lost [2J   end" in text
+        assert text.isprintable()
+    letter = broker.dead_letters.one()
+    assert letter.error is not None
+    assert "\n" in letter.error.message
+
+
 def test_the_warning_tells_the_attempt_the_limit_and_the_delay(
     broker: MemoryBroker, drain: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
