@@ -11,8 +11,13 @@ from contextlib import closing
 from pathlib import Path
 from statistics import median
 
+from prometheus_client import CollectorRegistry, generate_latest
+from werkzeug.test import Client
+
 from dramatiq_retryq import SQLiteBroker
+from dramatiq_retryq.metrics import Collector
 from dramatiq_retryq.operations import Operations
+from dramatiq_retryq.web import RetryQueueWeb
 
 PAYLOAD = (
     b'{"queue_name":"default","actor_name":"add","args":[1,2],"kwargs":{},"options":{},"message_id":"%036d",'
@@ -68,9 +73,14 @@ def main() -> None:
             broker.declare_queue("default")
             operations = Operations.of(broker)
             timed(f"status, {title}", operations.status, args.runs)
+            page = Client(RetryQueueWeb(broker))
+            timed(f"the page's overview, {title}", lambda p=page: p.get("/").data, args.runs)  # type: ignore[misc]
+            registry = CollectorRegistry()
+            registry.register(Collector(broker))
+            timed(f"a scrape, {title}", lambda r=registry: generate_latest(r), args.runs)  # type: ignore[misc]
             timed("a page of 100 pending", lambda o=operations: list(o.pending(limit=100)), args.runs)  # type: ignore[misc]
             timed("a page of an actor's", lambda o=operations: list(o.pending(actor="add", limit=100)), args.runs)  # type: ignore[misc]
-            timed("one that is not there", lambda o=operations: list(o.pending(actor="nobody")), 1)  # type: ignore[misc]
+            timed("all of them for an actor that has none", lambda o=operations: list(o.pending(actor="nobody")), 1)  # type: ignore[misc]
             broker.close()
 
 

@@ -38,7 +38,7 @@ ALONE = (
     Row("fairness", "per_second", "3 processes writing flat out, writes/s"),
     Row("fairness", "least_share", "– least part of a fair share", Wanted("every run", "≥", 0.5)),
     Row("fairness", "p99_ms", "– p99 of a write, ms"),
-    Row("fairness", "longest_ms", "– longest write, ms", Wanted("median", "≤", 100)),
+    Row("fairness", "longest_ms", "– longest write, ms", Wanted("every run", "≤", 100)),
     Row("fairness", "longest_alone_ms", "– longest write on a file each, ms"),
     Row("growth", "early_kb", "file after 20,000 sent and done, kB"),
     Row("growth", "late_kb", "– after 200,000, kB"),
@@ -50,7 +50,8 @@ FULL = (
     Row("grouped_commits", "syncs_per_second", "syncs of the disk/s"),
     Row("grouped_commits", "one_per_second", "enqueue from 1 thread, messages/s"),
     Row("grouped_commits", "eight_per_second", "enqueue from 8 threads, messages/s"),
-    Row("grouped_commits", "eight_by_syncs", "– by the syncs of the disk"),
+    # Within three times of one sync for each group.
+    Row("grouped_commits", "eight_by_syncs", "– by the syncs of the disk", Wanted("median", "≥", 0.33)),
 )
 #: What some cannot do, and why.
 SKIPPED = {("rabbitmq", "stored_bytes"): "its server does not tell what a message weighs"}
