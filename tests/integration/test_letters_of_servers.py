@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
 import dramatiq
 import pytest
+from dramatiq.brokers.rabbitmq import DEAD_MESSAGE_TTL
+from dramatiq.brokers.redis import RedisBroker
 from dramatiq.common import current_millis, xq_name
 
 from dramatiq_retryq import DeadLetter, DeadLetters, RetryQueue, broker_from_url
@@ -246,6 +249,45 @@ def test_a_letter_of_long_ago_is_kept_as_long_as_one_of_now(make: Any, name: str
     letters = DeadLetters.of(broker)
     assert letters.one().died_at < current_millis() - 86_400_000 * 399
     assert letters.replay_all() == 1
+
+
+def server_ttl(broker: Any) -> int:
+    """How long the broker itself keeps what it dead-letters."""
+    if isinstance(broker, RedisBroker):
+        return int(broker.dead_message_ttl)
+    return int(DEAD_MESSAGE_TTL)
+
+
+def time_to_live(broker: Any, queue: str) -> int:
+    """How long (ms) the server has been told to keep the only letter of a queue."""
+    name = f"{queue}.XQ.letters"
+    if isinstance(broker, RedisBroker):
+        ((_, goes_at),) = broker.client.zrange(f"{broker.namespace}:__retryq__.letters.until", 0, -1, withscores=True)
+        return int(goes_at) - current_millis()
+    with contextlib.closing(broker.connection.channel()) as channel:
+        _, properties, _ = channel.basic_get(name)
+        return int(properties.expiration)
+
+
+def test_a_letter_is_kept_as_long_as_what_the_broker_itself_dead_letters(make: Any, name: str) -> None:
+    broker = make(max_retries=0)
+    dying(broker, name, 1)
+    ttl = server_ttl(broker)
+    assert ttl - 300_000 <= time_to_live(broker, name) <= ttl
+
+
+def test_a_letter_is_kept_as_long_as_its_redis_broker_says(make_redis: Any, name: str) -> None:
+    broker = make_redis(max_retries=0, broker={"dead_message_ttl": 3_600_000})
+    dying(broker, name, 1)
+    assert 3_300_000 <= time_to_live(broker, name) <= 3_600_000
+
+
+@pytest.mark.parametrize("days", [1, 400])
+def test_max_letter_age_says_how_long_a_letter_is_kept(make: Any, name: str, days: int) -> None:
+    age = days * 86_400_000
+    broker = make(max_retries=0, max_letter_age=age)
+    dying(broker, name, 1)
+    assert age - 300_000 <= time_to_live(broker, name) <= age
 
 
 def test_letters_are_kept_for_max_letter_age_where_somebody_looked_before(make: Any, name: str) -> None:
