@@ -227,6 +227,35 @@ def test_a_redis_that_is_too_old_keeps_the_worker_from_starting(make_redis: Any,
         dramatiq.Worker(broker).start()
 
 
+class Connection:
+    """A stand-in for pika's to a server that lacks something."""
+
+    def __init__(self, lacks: str) -> None:
+        self.publisher_confirms_supported = lacks != "publisher_confirms"
+        self.basic_nack_supported = lacks != "basic_nack"
+        self.is_open = True
+
+    def close(self) -> None:
+        self.is_open = False
+
+
+@pytest.mark.parametrize("is_there_already", [False, True])
+@pytest.mark.parametrize("lacks", ["publisher_confirms", "basic_nack"])
+def test_a_rabbitmq_without_confirms_or_nack_keeps_the_worker_from_starting(
+    lacks: str, is_there_already: bool, monkeypatch: Any
+) -> None:
+    broker: Any = broker_from_url("amqp://guest:guest@127.0.0.1:1/%2F")
+    connection = Connection(lacks)
+    if is_there_already:
+        broker.connections.add(connection)
+    else:
+        monkeypatch.setattr("pika.BlockingConnection", lambda parameters: connection)
+    with pytest.raises(ConfigError, match=r"127\.0\.0\.1:1/.*publisher confirms.*basic\.nack.*upgrade"):
+        dramatiq.Worker(broker).start()
+    assert connection.is_open == is_there_already
+    broker.connections.discard(connection)
+
+
 def lay_down(broker: Any, queue: str, died_at: int) -> DeadLetter:
     message: Any = dramatiq.Message(queue_name=queue, actor_name="work", args=(1,), kwargs={}, options={})
     letter = DeadLetter(
