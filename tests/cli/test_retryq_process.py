@@ -185,6 +185,34 @@ def test_two_replays_at_once_bring_each_letter_back_once(retryq: Any, broker: SQ
     assert sum(replayed) == 1_000
 
 
+def test_a_replay_beside_a_worker_at_work_runs_each_letter_once(
+    command: Any, retryq: Any, broker: SQLiteBroker, tmp_path: Path
+) -> None:
+    letters_of(broker, 300)
+    running = command(
+        """
+        import dramatiq
+        from dramatiq_retryq import SQLiteBroker
+
+        dramatiq.set_broker(SQLiteBroker("jobs.db"))
+
+        @dramatiq.actor(queue_name="orders")
+        def deliver(order):
+            with open("delivered", "ab", buffering=0) as lines:
+                lines.write(b"%d\\n" % order)
+        """,
+        "--processes",
+        "1",
+    )
+    running.wait_for("ready for action")
+    assert ended(retryq("dead", "replay", "jobs.db", "--yes"))[:2] == (0, "300 of 300 dead letters replayed.\n")
+    broker.join("orders", timeout=PATIENCE * 1000)
+    assert running.terminate() == 0
+    delivered = (tmp_path / "delivered").read_text().split()
+    assert sorted(map(int, delivered)) == list(range(300))
+    assert len(broker.dead_letters) == 0
+
+
 def test_a_reader_that_has_read_enough_is_no_reason_for_a_traceback(retryq: Any, broker: SQLiteBroker) -> None:
     letters_of(broker, 500)
     process = retryq("dead", "list", "jobs.db", "--format", "jsonl")
