@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -137,6 +139,42 @@ def test_ctrl_c_ends_a_replay_between_two_letters_and_the_same_command_does_the_
     assert (broker.counts()["orders"].waiting, len(broker.dead_letters)) == (3_000, 0)
 
 
+def read_terminal(end: int) -> str:
+    """What was written to a terminal until nobody had it open any more."""
+    written = b""
+    with contextlib.suppress(OSError):  # Linux says so in this way
+        while data := os.read(end, 65536):
+            written += data
+    return written.decode()
+
+
+def test_a_terminal_is_shown_the_progress_of_many(tmp_path: Path, broker: SQLiteBroker) -> None:
+    letters_of(broker, 50)
+    here, there = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "dramatiq_retryq", "dead", "replay", "jobs.db", "--yes"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "100"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=there,
+        text=True,
+    ) as process:
+        os.close(there)
+        shown = read_terminal(here)
+        out, _ = process.communicate(timeout=PATIENCE)
+    os.close(here)
+    assert (process.returncode, out) == (0, "50 of 50 dead letters replayed.\n")
+    assert "50/50" in shown
+    assert "\x1b[2K" in shown, "it is taken away in the end"
+
+
+def test_a_pipe_gets_no_progress(retryq: Any, broker: SQLiteBroker) -> None:
+    letters_of(broker, 50)
+    code, out, err = ended(retryq("dead", "replay", "jobs.db", "--yes"))
+    assert (code, out, err) == (0, "50 of 50 dead letters replayed.\n", "")
+
+
 def test_two_replays_at_once_bring_each_letter_back_once(retryq: Any, broker: SQLiteBroker) -> None:
     letters_of(broker, 1_000)
     both = [retryq("dead", "replay", "jobs.db", "--yes") for _ in range(2)]
@@ -145,6 +183,34 @@ def test_two_replays_at_once_bring_each_letter_back_once(retryq: Any, broker: SQ
     assert broker.counts()["orders"].waiting == 1_000
     replayed = [int(out.split()[0].replace(",", "")) for _, out, _ in outcomes if out]
     assert sum(replayed) == 1_000
+
+
+def test_a_replay_beside_a_worker_at_work_runs_each_letter_once(
+    command: Any, retryq: Any, broker: SQLiteBroker, tmp_path: Path
+) -> None:
+    letters_of(broker, 300)
+    running = command(
+        """
+        import dramatiq
+        from dramatiq_retryq import SQLiteBroker
+
+        dramatiq.set_broker(SQLiteBroker("jobs.db"))
+
+        @dramatiq.actor(queue_name="orders")
+        def deliver(order):
+            with open("delivered", "ab", buffering=0) as lines:
+                lines.write(b"%d\\n" % order)
+        """,
+        "--processes",
+        "1",
+    )
+    running.wait_for("ready for action")
+    assert ended(retryq("dead", "replay", "jobs.db", "--yes"))[:2] == (0, "300 of 300 dead letters replayed.\n")
+    broker.join("orders", timeout=PATIENCE * 1000)
+    assert running.terminate() == 0
+    delivered = (tmp_path / "delivered").read_text().split()
+    assert sorted(map(int, delivered)) == list(range(300))
+    assert len(broker.dead_letters) == 0
 
 
 def test_a_reader_that_has_read_enough_is_no_reason_for_a_traceback(retryq: Any, broker: SQLiteBroker) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import dramatiq
 import pytest
+from dramatiq.common import current_millis
 
 from dramatiq_retryq import DeadLetters, GiveUp, current_attempt
 from dramatiq_retryq.errors import ConfigError, LetterNotFound
@@ -22,11 +23,14 @@ class Shop:
         self.queue = queue
         self.broker = make(**{"max_retries": 1, "backoff": [1], **options})
         self.runs: list[Any] = []
+        #: When each of them began, in ms since the epoch.
+        self.run_at: list[int] = []
         self.broken = True
 
         @dramatiq.actor(queue_name=queue, actor_name="sell")
         def sell(n: int) -> None:
             self.runs.append((n, current_attempt().number))
+            self.run_at.append(current_millis())
             if self.broken:
                 raise {0: ValueError, 1: KeyError, 2: GiveUp}[n % 3](f"no {n}")
 
@@ -47,6 +51,7 @@ class Shop:
             self.sell.send(n)
             finish(self.broker, threads=1)
         self.runs.clear()
+        self.run_at.clear()
 
     def numbers(self, **filters: Any) -> list[int]:
         return [letter.message.args[0] for letter in self.letters.list(**filters) if letter.message is not None]
@@ -190,17 +195,22 @@ def test_several_that_replay_at_once_revive_each_letter_once(shop: Shop) -> None
 def test_a_replay_can_wait(shop: Shop) -> None:
     shop.die(0)
     shop.broken = False
-    shop.letters.replay(shop.letters.one(), delay=timedelta(milliseconds=50))
+    asked = current_millis()
+    shop.letters.replay(shop.letters.one(), delay=timedelta(milliseconds=800))
     finish(shop.broker)
     assert shop.runs == [(0, 1)]
+    assert shop.run_at[0] >= asked + 800
 
 
 def test_a_rate_spreads_them(shop: Shop) -> None:
     shop.die(0, 0, 0, 0)
     shop.broken = False
-    assert shop.letters.replay_all(rate=50) == 4
+    asked = current_millis()
+    assert shop.letters.replay_all(rate=4) == 4
     finish(shop.broker)
     assert len(shop.runs) == 4
+    early = [n for n, run_at in enumerate(sorted(shop.run_at)) if run_at < asked + n * 1000 / 4]
+    assert early == []
 
 
 def test_a_discarded_letter_is_gone(shop: Shop) -> None:

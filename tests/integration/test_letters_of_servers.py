@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
 import dramatiq
 import pytest
+from dramatiq.brokers.rabbitmq import DEAD_MESSAGE_TTL
+from dramatiq.brokers.redis import RedisBroker
 from dramatiq.common import current_millis, xq_name
 
 from dramatiq_retryq import DeadLetter, DeadLetters, RetryQueue, broker_from_url
@@ -224,6 +227,35 @@ def test_a_redis_that_is_too_old_keeps_the_worker_from_starting(make_redis: Any,
         dramatiq.Worker(broker).start()
 
 
+class Connection:
+    """A stand-in for pika's to a server that lacks something."""
+
+    def __init__(self, lacks: str) -> None:
+        self.publisher_confirms_supported = lacks != "publisher_confirms"
+        self.basic_nack_supported = lacks != "basic_nack"
+        self.is_open = True
+
+    def close(self) -> None:
+        self.is_open = False
+
+
+@pytest.mark.parametrize("is_there_already", [False, True])
+@pytest.mark.parametrize("lacks", ["publisher_confirms", "basic_nack"])
+def test_a_rabbitmq_without_confirms_or_nack_keeps_the_worker_from_starting(
+    lacks: str, is_there_already: bool, monkeypatch: Any
+) -> None:
+    broker: Any = broker_from_url("amqp://guest:guest@127.0.0.1:1/%2F")
+    connection = Connection(lacks)
+    if is_there_already:
+        broker.connections.add(connection)
+    else:
+        monkeypatch.setattr("pika.BlockingConnection", lambda parameters: connection)
+    with pytest.raises(ConfigError, match=r"127\.0\.0\.1:1/.*publisher confirms.*basic\.nack.*upgrade"):
+        dramatiq.Worker(broker).start()
+    assert connection.is_open == is_there_already
+    broker.connections.discard(connection)
+
+
 def lay_down(broker: Any, queue: str, died_at: int) -> DeadLetter:
     message: Any = dramatiq.Message(queue_name=queue, actor_name="work", args=(1,), kwargs={}, options={})
     letter = DeadLetter(
@@ -246,6 +278,45 @@ def test_a_letter_of_long_ago_is_kept_as_long_as_one_of_now(make: Any, name: str
     letters = DeadLetters.of(broker)
     assert letters.one().died_at < current_millis() - 86_400_000 * 399
     assert letters.replay_all() == 1
+
+
+def server_ttl(broker: Any) -> int:
+    """How long the broker itself keeps what it dead-letters."""
+    if isinstance(broker, RedisBroker):
+        return int(broker.dead_message_ttl)
+    return int(DEAD_MESSAGE_TTL)
+
+
+def time_to_live(broker: Any, queue: str) -> int:
+    """How long (ms) the server has been told to keep the only letter of a queue."""
+    name = f"{queue}.XQ.letters"
+    if isinstance(broker, RedisBroker):
+        ((_, goes_at),) = broker.client.zrange(f"{broker.namespace}:__retryq__.letters.until", 0, -1, withscores=True)
+        return int(goes_at) - current_millis()
+    with contextlib.closing(broker.connection.channel()) as channel:
+        _, properties, _ = channel.basic_get(name)
+        return int(properties.expiration)
+
+
+def test_a_letter_is_kept_as_long_as_what_the_broker_itself_dead_letters(make: Any, name: str) -> None:
+    broker = make(max_retries=0)
+    dying(broker, name, 1)
+    ttl = server_ttl(broker)
+    assert ttl - 300_000 <= time_to_live(broker, name) <= ttl
+
+
+def test_a_letter_is_kept_as_long_as_its_redis_broker_says(make_redis: Any, name: str) -> None:
+    broker = make_redis(max_retries=0, broker={"dead_message_ttl": 3_600_000})
+    dying(broker, name, 1)
+    assert 3_300_000 <= time_to_live(broker, name) <= 3_600_000
+
+
+@pytest.mark.parametrize("days", [1, 400])
+def test_max_letter_age_says_how_long_a_letter_is_kept(make: Any, name: str, days: int) -> None:
+    age = days * 86_400_000
+    broker = make(max_retries=0, max_letter_age=age)
+    dying(broker, name, 1)
+    assert age - 300_000 <= time_to_live(broker, name) <= age
 
 
 def test_letters_are_kept_for_max_letter_age_where_somebody_looked_before(make: Any, name: str) -> None:

@@ -15,6 +15,9 @@ from tests.integration.conftest import finish
 
 DAY = 86_400_000
 
+#: How long (ms) before its limit a hop has to end: a worker that is busy is late.
+A_WHILE = 60_000
+
 
 class Log(dramatiq.Middleware):
     """What other middleware sees sent."""
@@ -39,6 +42,24 @@ def test_a_send_for_a_far_off_day_is_asked_for_in_hops(make: Any, name: str, day
     assert longest is not None
     assert before + longest <= message.options["eta"] <= before + longest + 5_000
     assert before + days * DAY <= message.options["retryq_due_at"] <= before + days * DAY + 5_000
+
+
+def test_a_hop_ends_before_rabbitmq_closes_the_consumer_that_holds_it(make_rabbitmq: Any) -> None:
+    """Its ``consumer_timeout`` is half an hour unless its operator says otherwise."""
+    longest = side_of(make_rabbitmq()).longest_delay
+    assert longest is not None
+    assert longest <= 30 * 60_000 - A_WHILE
+
+
+def test_a_hop_is_one_that_dramatiq_does_on_redis(make_redis: Any) -> None:
+    longest = side_of(make_redis()).longest_delay
+    assert longest is not None
+    assert longest <= 7 * DAY - A_WHILE
+
+
+def test_the_replay_of_a_letter_for_a_far_off_day_is_asked_for_in_the_same_hops(make: Any) -> None:
+    side: Any = side_of(make())
+    assert side.shelf._longest_delay == side.longest_delay
 
 
 def test_a_delay_that_the_broker_can_do_is_left_alone(make: Any, name: str) -> None:

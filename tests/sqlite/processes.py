@@ -63,6 +63,14 @@ def make_broker(channel: Channel, path: str, *, results: bool = False, **options
         threading.Event().wait()
 
     @dramatiq.actor(broker=broker)
+    def wait_for_file(name: str, file: str) -> None:
+        say("began", name)
+        pause = threading.Event()
+        while not os.path.exists(file):
+            pause.wait(0.01)
+        say("ran", name)
+
+    @dramatiq.actor(broker=broker)
     def hold_interpreter(name: str, milliseconds: int) -> None:
         say("began", name)
         ctypes.PyDLL(None).usleep(milliseconds * 1000)  # a PyDLL does not let go of the interpreter's lock

@@ -485,6 +485,36 @@ def test_a_worker_takes_nothing_of_a_queue_that_another_process_pauses(
     assert worker.said("ran") == ["paused"]
 
 
+@pytest.mark.parametrize("paused", [{"queue": "default"}, {"actor": "note"}], ids=["queue", "actor"])
+def test_what_another_process_pauses_is_not_begun_though_a_worker_has_fetched_it(
+    broker: SQLiteBroker, start_worker: Callable[..., Process], tmp_path: Path, paused: dict[str, str]
+) -> None:
+    operations = Operations.of(broker)
+    go_on = tmp_path / "go on"
+    names = ["one", "two", "three"]
+    send(broker, "wait_for_file", "begun", str(go_on))
+    worker = start_worker()
+    worker.hear("event", "began")
+    for name in names:
+        send(broker, "note", name)
+    soon(lambda: broker.counts()["default"].claimed > 1)
+    operations.pause(**paused)  # type: ignore[arg-type]
+    threading.Event().wait(1)  # so long it may take
+    go_on.touch()
+    worker.hear("event", "ran")
+
+    def waiting() -> list[str]:
+        return sorted(pending.message.args[0] for pending in operations.pending() if pending.message)
+
+    soon(lambda: broker.counts()["default"].claimed == 0 and waiting() == sorted(names))
+    operations.resume(**paused)  # type: ignore[arg-type]
+    for name in names:
+        worker.hear("name", name)
+    worker.stop()
+    assert sorted(worker.said("ran")) == sorted(["begun", *names])
+    assert not broker.counts()["default"].waiting
+
+
 def test_a_worker_sets_aside_messages_of_an_actor_that_another_process_pauses(
     broker: SQLiteBroker, start_worker: Callable[..., Process]
 ) -> None:
