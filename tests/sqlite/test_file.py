@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -783,6 +783,29 @@ def test_a_backup_made_while_messages_come_and_go_is_a_good_copy(
     assert copied.check() == []
     assert counts(copied).waiting + counts(copied).claimed >= 2_000
     put(copied, b"to the copy")
+    assert store.check() == []
+
+
+@pytest.mark.skipif(shutil.which("sqlite3") is None, reason="SQLite's command line tool is not installed")
+def test_a_backup_by_the_command_line_tool_while_messages_come_now_and_then_is_a_good_copy(
+    path: Path, open_store: Callable[..., SQLiteStore]
+) -> None:
+    store = open_store()
+    for n in range(50):
+        put(store, b"old %d" % n)
+    for number in range(5):
+        copy = path.with_name(f"copy-{number}.db")
+        with subprocess.Popen(["sqlite3", str(path), f".backup '{copy}'"], stderr=subprocess.PIPE, text=True) as backup:
+            while backup.poll() is None:
+                put(store, b"new")
+                with suppress(subprocess.TimeoutExpired):
+                    backup.wait(0.01)
+            assert backup.stderr is not None
+            assert (backup.returncode, backup.stderr.read()) == (0, "")
+        copied = open_store(copy)
+        assert copied.check() == []
+        assert payloads(copied)[:50] == [b"old %d" % n for n in range(50)]
+        put(copied, b"to the copy")
     assert store.check() == []
 
 
