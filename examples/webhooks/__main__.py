@@ -22,10 +22,10 @@ from typing import Any
 
 from rich.console import Console
 
-from dramatiq_retryq import DeadLetters, run_worker
+from dramatiq_retryq import DeadLetters, SQLiteBroker, run_worker
 
 from . import app, report
-from .display import Display
+from .display import PATIENCE, Display
 from .events import load_events
 from .journal import Delivery, Journal
 
@@ -35,6 +35,8 @@ def main() -> int:
     events = load_events(args.events)
     prepare_output(args.output)
     console = Console(highlight=False, markup=False, soft_wrap=True)
+    if args.send_only:
+        return send_only(events, console, fast=args.fast)
     journal = Journal()
     app.broker.add_middleware(journal)
     try:
@@ -68,6 +70,21 @@ def main() -> int:
     return 0
 
 
+def send_only(events: list[dict[str, Any]], console: Console, *, fast: bool) -> int:
+    """Send the events, and wait until the workers of other processes have settled them."""
+    with closing(app.broker), running_receiver(outage=0.5 if fast else 2) as receiver, app.new_session() as http:
+        console.print(f"The receiver listens on {receiver['hooks']}; sending {len(events)} events to it.")
+        journal = Journal()
+        send(events, receiver["hooks"], journal, Display(console, journal, total=len(events)), fast=fast)
+        app.broker.join("webhooks", timeout=PATIENCE * 1000, fail_fast=False)
+        stored = set(http.get(receiver["admin"], timeout=5).json()["stored"])
+        letters = [letter.message for letter in DeadLetters.of(app.broker)]
+    dead = {message.kwargs["event"]["id"] for message in letters if message is not None}
+    missing = {event["id"] for event in events} - stored - dead
+    console.print(f"The receiver stored {len(stored)} events, {len(dead)} are dead, {len(missing)} are missing.")
+    return 1 if missing else 0
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m examples.webhooks", description="Deliver webhooks to a flaky receiver."
@@ -88,7 +105,13 @@ def parse_arguments() -> argparse.Namespace:
         help="where dead_letters.jsonl and worker.log are written (default: webhooks-output)",
     )
     parser.add_argument("--fast", action="store_true", help="a shorter outage and less patience, for tests")
-    return parser.parse_args()
+    parser.add_argument(
+        "--send-only", action="store_true", help="leave the work to workers of other processes, on a SQLite file"
+    )
+    args = parser.parse_args()
+    if args.send_only and not isinstance(app.broker, SQLiteBroker):
+        parser.error("--send-only: set RETRYQ_BROKER to a file that the workers share, as in sqlite:///jobs.db")
+    return args
 
 
 def prepare_output(directory: Path) -> None:
