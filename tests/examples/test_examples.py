@@ -32,7 +32,7 @@ from examples.webhooks.receiver import Receiver
 
 ROOT = Path(__file__).parents[2]
 EVENTS = [json.loads(line) for line in (ROOT / "examples/webhooks/events.jsonl").read_text("utf-8").splitlines()]
-TIMEOUT = 40
+TIMEOUT = 90
 SETTINGS = {"RETRYQ_BROKER", "REDIS_URL", "WEBHOOKS_SECRET", "WEBHOOKS_DEAD_LETTERS"}
 
 
