@@ -27,7 +27,6 @@ from .errors import Snooze
 from .faults import Fault, ProcessDied
 from .grouping import GroupingConsumer
 from .kit_clock import KitClock
-from .memory_store import MemoryStore
 from .middleware import RetryQueue
 from .options import retries_of
 from .records import DeadLetter
@@ -119,11 +118,7 @@ class Drain:
         for queue_name in self.broker.queues:
             if queue_name in paused:
                 continue
-            if isinstance(store, MemoryStore):
-                head = store.head(queue_name)
-            else:
-                due_at = store.next_due(queue_name)
-                head = (due_at, 0) if due_at is not None else None
+            head = store.head(queue_name)
             if head is not None and (first is None or head < first[0]):
                 first = head, queue_name
         return (first[0][0], first[1]) if first is not None else None

@@ -123,7 +123,6 @@ class MemoryStore:
         return head[0] if head is not None else None
 
     def head(self, queue_name: str) -> tuple[int, int] | None:
-        """The due instant and the id of the first entry that waits in this queue: what queues compare by."""
         with self._lock:
             queue = self._queues.get(queue_name)
             head = queue.head() if queue is not None else None

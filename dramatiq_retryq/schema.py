@@ -130,8 +130,8 @@ CLAIM = """
     )
     RETURNING id, CAST(data AS BLOB), due_at, deliveries
 """
-NEXT_DUE = """
-    SELECT due_at FROM messages WHERE state = 'waiting' AND held IS NULL AND queue = ? ORDER BY due_at LIMIT 1
+HEAD = """
+    SELECT due_at, id FROM messages WHERE state = 'waiting' AND held IS NULL AND queue = ? ORDER BY due_at, id LIMIT 1
 """
 FINISH = "DELETE FROM messages WHERE id = ? AND token = ? AND state = 'claimed'"
 RESCHEDULE = """

@@ -188,7 +188,7 @@ def counts(db: Database, *, now: int) -> dict[str, QueueCounts]:
                 total = alive.get(queue, 0) - claimed.get(queue, 0)
                 set_aside, due_then, oldest = held.get(queue, (0, 0, None))
                 due = due_then + _due(con, queue, total - set_aside, now)
-                first = con.execute(sql.NEXT_DUE, (queue,)).fetchone()
+                first = con.execute(sql.HEAD, (queue,)).fetchone()
                 found[queue] = QueueCounts(
                     due=due,
                     later=total - due,

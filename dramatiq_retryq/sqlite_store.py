@@ -110,8 +110,12 @@ class SQLiteStore:
         return [Claim(row[0], queue_name, row[1], row[2], row[3], now, owner, token) for row in rows]
 
     def next_due(self, queue_name: str) -> int | None:
-        row = self._db.read(lambda con: con.execute(sql.NEXT_DUE, (queue_name,)).fetchone())
-        return row[0] if row is not None else None
+        head = self.head(queue_name)
+        return head[0] if head is not None else None
+
+    def head(self, queue_name: str) -> tuple[int, int] | None:
+        head: tuple[int, int] | None = self._db.read(lambda con: con.execute(sql.HEAD, (queue_name,)).fetchone())
+        return head
 
     def finish(self, claim: Claim, *, now: int | None = None) -> None:
         if self.finish_many([claim], now=now):

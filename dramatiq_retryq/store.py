@@ -20,7 +20,7 @@ run against every store.
 13. A letter is revived by one caller only; the others get ``LetterNotFound``.
 14. A revived entry is waiting with the payload it was given.
 15. A discarded letter is gone.
-16. ``next_due`` is the due instant of the first waiting entry that is not held, due or not.
+16. ``next_due`` is the due instant of the first waiting entry that is not held, due or not; ``head`` has its id too.
 17. ``counts``, ``find``, ``entry`` and ``entries`` change nothing.
 18. Flush drops what waits in that queue and nothing else; what is claimed stays claimed.
 19. ``max_messages`` bounds waiting and claimed entries together; a put beyond it raises ``QueueFull`` and stores
@@ -82,6 +82,9 @@ class Store(Protocol):
 
     def next_due(self, queue_name: str) -> int | None:
         """The due instant of the first entry that waits in this queue; ``None`` if none waits."""
+
+    def head(self, queue_name: str) -> tuple[int, int] | None:
+        """The due instant and the id of that entry: what queues compare by."""
 
     def finish(self, claim: Claim, *, now: int | None = None) -> None:
         """Claimed → gone.

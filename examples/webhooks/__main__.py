@@ -16,16 +16,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from dramatiq import QueueJoinTimeout
 from rich.console import Console
 
-from dramatiq_retryq import DeadLetters, run_worker
+from dramatiq_retryq import DeadLetters, SQLiteBroker, run_worker
 
 from . import app, report
-from .display import Display
+from .display import PATIENCE, Display
 from .events import load_events
 from .journal import Delivery, Journal
 
@@ -35,6 +36,8 @@ def main() -> int:
     events = load_events(args.events)
     prepare_output(args.output)
     console = Console(highlight=False, markup=False, soft_wrap=True)
+    if args.send_only:
+        return send_only(events, console, fast=args.fast)
     journal = Journal()
     app.broker.add_middleware(journal)
     try:
@@ -68,6 +71,22 @@ def main() -> int:
     return 0
 
 
+def send_only(events: list[dict[str, Any]], console: Console, *, fast: bool) -> int:
+    """Send the events, and wait until the workers of other processes have settled them."""
+    with closing(app.broker), running_receiver(outage=0.5 if fast else 2) as receiver, app.new_session() as http:
+        console.print(f"The receiver listens on {receiver['hooks']}; sending {len(events)} events to it.")
+        send(events, receiver["hooks"], fast=fast)
+        with suppress(QueueJoinTimeout):  # What is missing then is said below.
+            for queue_name in ("webhooks", "dead-letters"):
+                app.broker.join(queue_name, timeout=PATIENCE * 1000, fail_fast=False)
+        stored = set(http.get(receiver["admin"], timeout=5).json()["stored"])
+        letters = [letter.message for letter in DeadLetters.of(app.broker)]
+    dead = {message.kwargs["event"]["id"] for message in letters if message is not None}
+    missing = {event["id"] for event in events} - stored - dead
+    console.print(f"The receiver stored {len(stored)} events, {len(dead)} are dead, {len(missing)} are missing.")
+    return 1 if missing else 0
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m examples.webhooks", description="Deliver webhooks to a flaky receiver."
@@ -88,7 +107,13 @@ def parse_arguments() -> argparse.Namespace:
         help="where dead_letters.jsonl and worker.log are written (default: webhooks-output)",
     )
     parser.add_argument("--fast", action="store_true", help="a shorter outage and less patience, for tests")
-    return parser.parse_args()
+    parser.add_argument(
+        "--send-only", action="store_true", help="leave the work to workers of other processes, on a SQLite file"
+    )
+    args = parser.parse_args()
+    if args.send_only and not isinstance(app.broker, SQLiteBroker):
+        parser.error("--send-only: set RETRYQ_BROKER to a file that the workers share, as in sqlite:///jobs.db")
+    return args
 
 
 def prepare_output(directory: Path) -> None:
@@ -110,16 +135,25 @@ def running_receiver(*, outage: float) -> Iterator[dict[str, str]]:
         yield json.loads(process.stdout.readline())
 
 
-def send(events: list[dict[str, Any]], hooks_url: str, journal: Journal, display: Display, *, fast: bool) -> None:
+def send(
+    events: list[dict[str, Any]],
+    hooks_url: str,
+    journal: Journal | None = None,
+    display: Display | None = None,
+    *,
+    fast: bool,
+) -> None:
     """Send the events as they come in, a hundred a second."""
     # What a message says about its own retries goes before what its actor says.
     options: dict[str, Any] = {"min_backoff": 50, "max_backoff": 200} if fast else {}
     for event in events:
         url = f"{hooks_url}/{event['customer']}"
         message = app.deliver.message_with_options(kwargs={"url": url, "event": event}, **options)
-        journal.expect(message)
+        if journal is not None:
+            journal.expect(message)
         app.broker.enqueue(message)
-        display.show()
+        if display is not None:
+            display.show()
         time.sleep(0.003 if fast else 0.01)
 
 

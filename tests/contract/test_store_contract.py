@@ -643,7 +643,7 @@ def test_discarding_one_letter_leaves_the_others(store: Store) -> None:
     assert [letter.id for letter in store.letters()] == [second]
 
 
-# 16. ``next_due`` is the due instant of the first waiting entry that is not held, due or not.
+# 16. ``next_due`` is the due instant of the first waiting entry that is not held, due or not; ``head`` has its id too.
 
 
 @pytest.mark.parametrize("offset", [-HOUR, 0, HOUR])
@@ -678,6 +678,13 @@ def test_next_due_is_that_of_one_queue(store: Store) -> None:
     put(store, "default", due_at=NOW + 5)
     put(store, "other", due_at=NOW + 1)
     assert store.next_due("default") == NOW + 5
+
+
+def test_head_is_the_due_instant_and_the_id_of_the_first_waiting_entry(store: Store) -> None:
+    put(store, due_at=NOW + 7)
+    first, _ = put(store, due_at=NOW + 5), put(store, due_at=NOW + 5)
+    assert store.head("default") == (NOW + 5, first)
+    assert store.head("never heard of") is None
 
 
 # 17. ``counts``, ``find``, ``entry`` and ``entries`` change nothing.

@@ -17,7 +17,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -25,13 +25,14 @@ from typing import Any
 
 import pytest
 
+from dramatiq_retryq import SQLiteBroker
 from examples.webhooks import signing
 from examples.webhooks.events import load_events
 from examples.webhooks.receiver import Receiver
 
 ROOT = Path(__file__).parents[2]
 EVENTS = [json.loads(line) for line in (ROOT / "examples/webhooks/events.jsonl").read_text("utf-8").splitlines()]
-TIMEOUT = 40
+TIMEOUT = 90
 SETTINGS = {"RETRYQ_BROKER", "REDIS_URL", "WEBHOOKS_SECRET", "WEBHOOKS_DEAD_LETTERS"}
 
 
@@ -57,12 +58,12 @@ class Run:
 
 
 @contextmanager
-def started(*arguments: object) -> Iterator[subprocess.Popen[str]]:
+def started(*arguments: object, **settings: str) -> Iterator[subprocess.Popen[str]]:
     """Start `python …` in the checkout, as the documentation says, and leave nothing behind."""
     process = subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if name not in SETTINGS},
+        env={name: value for name, value in os.environ.items() if name not in SETTINGS} | settings,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -272,6 +273,33 @@ def test_webhooks_app_runs_under_the_dramatiq_command(runs: dict[str, Future[Run
     result = runs["webhooks by the dramatiq command"].result()
     assert result.exit_code == 0, result.output
     assert "Traceback" not in result.output
+
+
+def test_webhooks_are_delivered_by_two_worker_processes_while_another_process_sends(tmp_path: Path) -> None:
+    settings = {
+        "RETRYQ_BROKER": f"sqlite:///{tmp_path}/jobs.db",
+        "WEBHOOKS_DEAD_LETTERS": str(tmp_path / "dead_letters.jsonl"),
+    }
+    workers = ("-m", "dramatiq", "examples.webhooks.app", "--processes", 2, "--threads", 8)
+    sender = ("-m", "examples.webhooks", "--send-only", "--fast", "--output", tmp_path / "sender")
+    with started(*workers, **settings) as process:
+        reading = threading.Thread(target=process.communicate)
+        reading.start()  # so that what it logs does not fill the pipe
+        with started(*sender, **settings) as other:
+            result = finish(other)
+        process.terminate()
+        reading.join(TIMEOUT)
+    assert result.exit_code == 0, result.output
+    assert "0 are missing" in result.output
+    with closing(SQLiteBroker(tmp_path / "jobs.db")) as broker:
+        assert broker.check() == []
+        assert all(counts.waiting + counts.claimed == 0 for counts in broker.counts().values())
+
+
+def test_webhooks_that_are_only_sent_need_a_file_that_is_shared(tmp_path: Path) -> None:
+    result = run("-m", "examples.webhooks", "--send-only", "--output", tmp_path)
+    assert result.exit_code == 2
+    assert "RETRYQ_BROKER" in result.output
 
 
 def test_the_receiver_takes_a_request_only_with_a_valid_signature() -> None:

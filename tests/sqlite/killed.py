@@ -254,6 +254,21 @@ def recover_dead(path: str) -> Callable[[], object]:
     return lambda: app.broker.emit_before("worker_boot", None)
 
 
+def recover_by_age(path: str) -> Callable[[], object]:
+    """A worker process has died, and of two letters one is too old."""
+    global is_up
+    is_up = False
+    for name, died_at in (("old", NOW), ("young", NOW + 8_000)):
+        app = App(path)
+        app.clock.move_to(died_at)
+        app.send(name, max_retries=0)
+        app.process(app.take(1)[0])
+    _leave_dead_worker(path, "a", "b")
+    app = App(path, max_letter_age=5_000)
+    app.clock.move_to(NOW + 10_000)
+    return lambda: app.broker.emit_before("worker_boot", None)
+
+
 def _leave_dead_worker(path: str, begun: str, *fetched: str, **options: Any) -> None:
     pid = os.fork()
     if pid == 0:
@@ -312,6 +327,16 @@ def cancel(path: str) -> Callable[[], object]:
     return lambda: app.operations.cancel("a")
 
 
+def flush(path: str) -> Callable[[], object]:
+    """A message waits, one was set aside, and one is claimed."""
+    app = App(path)
+    app.send("a", "b", "c")
+    app.operations.pause(actor="call")
+    claims = app.broker.store.claim(QUEUE, now=NOW, limit=2, owner="host:1")
+    app.broker.store.hold(claims[:1], "call", now=NOW)
+    return lambda: app.broker.flush(QUEUE)
+
+
 def keep_counts(path: str) -> Callable[[], object]:
     app = App(path)
     app.send("a", "b", "c")
@@ -333,12 +358,14 @@ MOVES: dict[str, Callable[[str], Callable[[], object]]] = {
     "discard": discard,
     "recover": recover,
     "recover and bury": recover_dead,
+    "recover by age": recover_by_age,
     "migrate": migrate,
     "pause": pause,
     "hold": hold,
     "resume": resume,
     "move": move,
     "cancel": cancel,
+    "flush": flush,
     "keep counts": keep_counts,
 }
 

@@ -121,7 +121,7 @@ def test_an_id_that_the_totals_know_is_not_given_again_when_the_clock_is_set_bac
     ("statement", "parameters"),
     [
         (schema.CLAIM, (1, 1, NOW, "default", NOW, 1)),
-        (schema.NEXT_DUE, ("default",)),
+        (schema.HEAD, ("default",)),
         (schema.IS_IDLE, {"queue": "default", "waiting": 1}),
         (schema.LAST, ("default",)),
         (schema.COUNT_DUE, ("default", NOW)),

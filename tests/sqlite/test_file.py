@@ -10,12 +10,14 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dramatiq_retryq import SQLiteBroker, database
+from dramatiq_retryq.backends import SQLiteRateLimiterBackend, SQLiteResultBackend
 from dramatiq_retryq.database import Database
 from dramatiq_retryq.errors import ConfigError, RetryQueueError, StoreUnavailable
 from dramatiq_retryq.records import QueueCounts
@@ -213,6 +215,21 @@ def test_synchronous_is_normal_or_full(path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         SQLiteBroker(path, synchronous="off")  # type: ignore[arg-type]
     assert str(caught.value) == 'synchronous is \'off\': give "normal" or "full"'
+
+
+@pytest.mark.parametrize(("synchronous", "number"), [("normal", 1), ("full", 2), (None, 1)])
+@pytest.mark.parametrize("user", [SQLiteBroker, SQLiteResultBackend, SQLiteRateLimiterBackend])
+def test_both_connections_are_as_synchronous_as_was_asked_for(
+    path: Path, user: Callable[..., Any], synchronous: str | None, number: int
+) -> None:
+    options = {"synchronous": synchronous} if synchronous is not None else {}
+    with closing(user(path, **options)) as opened:
+        database = opened.file.database if user is SQLiteBroker else opened._db
+
+        def asked(con: sqlite3.Connection) -> int:
+            return int(con.execute("PRAGMA synchronous").fetchone()[0])
+
+        assert [database.write(asked), database.read(asked)] == [number, number]
 
 
 def test_a_file_on_a_network_file_system_is_refused_before_it_is_made(
@@ -643,6 +660,18 @@ def test_an_index_that_lost_an_entry_is_found(path: Path, sound: Path) -> None:
     assert findings(path) != []
 
 
+def test_a_claim_of_a_worker_that_is_not_registered_is_found(
+    path: Path, open_store: Callable[..., SQLiteStore]
+) -> None:
+    store = open_store()
+    put(store)
+    [claim] = claim_all(store)
+    assert store.check() == []
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("DELETE FROM workers")
+    assert store.check() == [f"entry {claim.id} is claimed by a worker that is not registered"]
+
+
 # -- Locks -----------------------------------------------------------------------------------------------------------
 
 
@@ -754,6 +783,29 @@ def test_a_backup_made_while_messages_come_and_go_is_a_good_copy(
     assert copied.check() == []
     assert counts(copied).waiting + counts(copied).claimed >= 2_000
     put(copied, b"to the copy")
+    assert store.check() == []
+
+
+@pytest.mark.skipif(shutil.which("sqlite3") is None, reason="SQLite's command line tool is not installed")
+def test_a_backup_by_the_command_line_tool_while_messages_come_now_and_then_is_a_good_copy(
+    path: Path, open_store: Callable[..., SQLiteStore]
+) -> None:
+    store = open_store()
+    for n in range(50):
+        put(store, b"old %d" % n)
+    for number in range(5):
+        copy = path.with_name(f"copy-{number}.db")
+        with subprocess.Popen(["sqlite3", str(path), f".backup '{copy}'"], stderr=subprocess.PIPE, text=True) as backup:
+            while backup.poll() is None:
+                put(store, b"new")
+                with suppress(subprocess.TimeoutExpired):
+                    backup.wait(0.01)
+            assert backup.stderr is not None
+            assert (backup.returncode, backup.stderr.read()) == (0, "")
+        copied = open_store(copy)
+        assert copied.check() == []
+        assert payloads(copied)[:50] == [b"old %d" % n for n in range(50)]
+        put(copied, b"to the copy")
     assert store.check() == []
 
 

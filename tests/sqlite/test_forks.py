@@ -133,3 +133,102 @@ def test_a_child_that_ends_beside_a_worker_puts_nothing_back_that_its_parent_has
     """)
     assert said == ["True"]
     assert left() == (0, 0)
+
+
+#: What a program that forks has: a broker, what of its file is open, and a use of both connections.
+WITH_OPEN_CONNECTIONS = """
+    import os, sys, threading
+    import dramatiq
+    from dramatiq_retryq import SQLiteBroker
+
+    broker = SQLiteBroker(sys.argv[1])
+
+    def say(text):
+        os.write(1, (text + "\\n").encode())
+
+    def opened():
+        links = []
+        for descriptor in os.listdir("/proc/self/fd"):
+            try:
+                links.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+            except OSError:
+                pass  # the one that listed them
+        names = (os.path.basename(link) for link in links if link.startswith(os.getcwd()))
+        return sorted({name for name in names if name.startswith("jobs.db") and "-worker-" not in name})
+
+    @dramatiq.actor(broker=broker)
+    def work(who): ...
+
+    def use(who):
+        work.send(who)
+        say(f"{who} sent, and {broker.counts()['default'].waiting} wait")
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="what a process has open is read from /proc")
+def test_nothing_of_the_file_is_open_across_a_fork_and_both_open_it_again(
+    run: Callable[[str], tuple[list[str], str]], left: Callable[[], tuple[int, int]]
+) -> None:
+    said, logged = run(
+        WITH_OPEN_CONNECTIONS
+        + """
+    use("before")
+    say(f"open {opened()}")
+    child = os.fork()
+    if child == 0:
+        say(f"open in the child {opened()}")
+        use("child")
+        broker.close()
+        os._exit(0)
+    say(f"child {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}")
+    say(f"open in the parent {opened()}")
+    use("parent")
+    broker.close()
+    """
+    )
+    assert said == [
+        "before sent, and 1 wait",
+        "open ['jobs.db', 'jobs.db-shm', 'jobs.db-turn', 'jobs.db-wal']",
+        "open in the child []",
+        "child sent, and 2 wait",
+        "child 0",
+        "open in the parent []",
+        "parent sent, and 3 wait",
+    ]
+    assert logged == ""
+    assert left() == (3, 0)
+
+
+def test_a_fork_waits_for_a_move_that_another_thread_makes(
+    run: Callable[[str], tuple[list[str], str]], left: Callable[[], tuple[int, int]]
+) -> None:
+    said, logged = run(
+        WITH_OPEN_CONNECTIONS
+        + """
+    begun = threading.Event()
+
+    def move(con):
+        con.execute("INSERT INTO pauses VALUES ('actor', 'first', 1)")
+        begun.set()
+        go_on.wait(0.3)  # the fork is asked for meanwhile
+        con.execute("INSERT INTO pauses VALUES ('actor', 'second', 1)")
+
+    go_on = threading.Event()
+    thread = threading.Thread(target=broker.file.database.write, args=(move,))
+    thread.start()
+    begun.wait()
+    child = os.fork()
+    if child == 0:
+        say(f"child sees {len(broker.store.paused().actors)}")
+        use("child")
+        broker.close()
+        os._exit(0)
+    say(f"child {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}")
+    thread.join()
+    use("parent")
+    broker.close()
+    """
+    )
+    assert said == ["child sees 2", "child sent, and 1 wait", "child 0", "parent sent, and 2 wait"]
+    assert logged == ""
+    assert left() == (2, 0)

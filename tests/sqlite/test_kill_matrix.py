@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from dramatiq_retryq import schema
+
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="it forks")
 
 MOVES = (
@@ -34,18 +36,23 @@ MOVES = (
     "discard",
     "recover",
     "recover and bury",
+    "recover by age",
     "migrate",
     "pause",
     "hold",
     "resume",
     "move",
     "cancel",
+    "flush",
     "keep counts",
 )
 #: These end with a statement that returns rows, and is committed when they have been read.
 RETURNING = {"claim", "claim again"}
 #: These have several transactions on purpose, so there are states between before and after.
-IN_STEPS = {"a worker's end", "recover", "recover and bury", "resume"}
+IN_STEPS = {"a worker's end", "recover", "recover and bury", "recover by age", "resume"}
+#: What a move is to let go, by the message's name; without having run it, where it waits.
+UNWANTED = {"cancel": {"a"}, "flush": {"a", "c"}}
+UNWANTED_LETTERS = {"discard": {"a"}, "bury": {"oldest"}, "recover by age": {"old"}}
 
 Case = dict[str, Any]
 Run = Callable[[str], list[Case]]
@@ -113,7 +120,7 @@ def test_the_process_is_killed_before_and_after_each_statement_that_writes(run: 
 
 @each_move
 def test_no_message_is_lost(run: Run, move: str) -> None:
-    asked_for = {"discard": {"a"}, "cancel": {"a"}, "bury": {"oldest"}}.get(move, set())
+    asked_for = (UNWANTED | UNWANTED_LETTERS).get(move, set())
     for case in run(move):
         done = set(case["ran"]) | set(case["ran_later"])
         dead = {name for name, row in by_name(case["done"]).items() if row["state"] == "dead"}
@@ -124,8 +131,8 @@ def test_no_message_is_lost(run: Run, move: str) -> None:
 def test_every_message_is_delivered_at_least_once(run: Run, move: str) -> None:
     for case in run(move):
         sent = before(case).keys() | by_name(case["left"]).keys()
-        unwanted = {"undertaker", "a"} if move == "cancel" else {"undertaker"}
-        assert sent - unwanted <= {*case["ran"], *case["ran_later"]}, case["where"]
+        unwanted = UNWANTED.get(move, set())
+        assert sent - unwanted - {"undertaker"} <= {*case["ran"], *case["ran_later"]}, case["where"]
 
 
 @each_move
@@ -186,6 +193,21 @@ def test_a_move_that_was_made_stays_made(run: Run, move: str) -> None:
 def test_a_worker_that_came_to_its_end_has_acked_what_is_done_and_holds_nothing(run: Run) -> None:
     left = run("a worker's end")[-1]["left"]
     assert [(row["message"], row["state"]) for row in left] == [("b", "waiting"), ("c", "waiting"), ("d", "waiting")]
+
+
+def test_a_flush_drops_what_waits_and_what_was_set_aside_and_leaves_what_is_claimed(run: Run) -> None:
+    left = run("flush")[-1]["left"]
+    assert [(row["message"], row["state"]) for row in left] == [("b", "claimed")]
+
+
+def test_a_letter_that_is_too_old_goes_and_one_that_is_younger_is_there_whenever_the_process_is_killed(
+    run: Run,
+) -> None:
+    cases = run("recover by age")
+    for case in cases:
+        assert by_name(case["left"])["young"]["state"] == "dead", case["where"]
+    assert by_name(cases[-1]["left"]).keys() == {"young", "a", "b"}
+    assert schema.TRIM_BY_AGE in {case.get("statement") for case in cases}
 
 
 def test_only_the_message_that_was_being_run_has_a_crash_in_its_history(run: Run) -> None:

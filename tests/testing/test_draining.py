@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import dramatiq
@@ -12,7 +15,7 @@ import pytest
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import Middleware, Shutdown, SkipMessage
 
-from dramatiq_retryq import GiveUp, Snooze, current_attempt
+from dramatiq_retryq import GiveUp, MemoryBroker, Snooze, SQLiteBroker, current_attempt
 from dramatiq_retryq.operations import Operations
 from dramatiq_retryq.testing import Kit, KitError, Runaway, swap_broker
 
@@ -49,7 +52,15 @@ def test_twenty_retries_over_seven_days_take_no_time_and_no_thread(retryq: Kit) 
     assert retryq.dead_letters.one().reason == "exhausted"
 
 
-def test_what_is_due_first_is_run_first_and_then_what_was_sent_first(retryq: Kit) -> None:
+@pytest.fixture(params=["memory", "sqlite"])
+def either(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Kit]:
+    """The kit on each of the brokers that can be swapped in."""
+    broker = MemoryBroker() if request.param == "memory" else SQLiteBroker(tmp_path / "tests.db")
+    with closing(broker), swap_broker(new=broker) as retryq:
+        yield retryq
+
+
+def test_what_is_due_first_is_run_first_and_then_what_was_sent_first(either: Kit) -> None:
     ran: list[str] = []
 
     @dramatiq.actor(queue_name="a")
@@ -65,7 +76,7 @@ def test_what_is_due_first_is_run_first_and_then_what_was_sent_first(retryq: Kit
     first.send("two")
     second.send("three")
     second.send_with_options(args=("sooner",), delay=999)
-    retryq.drain()
+    either.drain()
     assert ran == ["one", "two", "three", "sooner", "later"]
 
 
