@@ -115,6 +115,24 @@ def test_where_all_is_well_that_is_said(desk: Desk) -> None:
     assert "Nothing is stuck." in desk.look("/").text
 
 
+def verdicts(desk: Desk) -> list[str]:
+    return [one.text for one in desk.look("/").all("p") if "verdict" in one.attributes.get("class", "")]
+
+
+def test_where_nobody_knows_since_when_messages_are_due_nothing_is_called_well(desk: Desk) -> None:
+    desk.operations.workers_alive = None
+    desk.operations.refuses["workers"] = NotSupported("RabbitmqBroker does not tell")
+    desk.operations.queue_states = (QueueStatus(name="mail", due=3, later=0, dead=0), QueueStatus(name="a", due=0))
+    unknown = "3 messages are due, and this broker cannot tell for how long: they may be stuck."
+    assert verdicts(desk) == [unknown]
+    desk.operations.queue_states = (QueueStatus(name="mail", due=0, later=0, dead=0),)
+    assert verdicts(desk) == ["Nothing is stuck."]
+    desk.operations.queue_states = (QueueStatus(name="mail"),)
+    assert verdicts(desk) == ["This broker cannot tell whether anything is due."]
+    desk.operations.queue_states = (QueueStatus(name="mail", due=3, paused=True),)
+    assert verdicts(desk) == ["Nothing is stuck."]
+
+
 def test_deaths_are_told_by_actor_and_error_with_their_number_and_since_when(full: Desk) -> None:
     full.die(full.message(actor="other"), error=None)
     rows = [" ".join(one.text.split()) for one in full.look("/").all("tr")]
