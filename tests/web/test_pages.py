@@ -140,6 +140,29 @@ def test_deaths_are_told_by_actor_and_error_with_their_number_and_since_when(ful
     assert "other none 1 of other 1 s ago 1 s ago" in rows
 
 
+def test_where_there_are_more_letters_than_are_looked_at_no_figure_claims_to_be_all(desk: Desk) -> None:
+    for _ in range(100):
+        desk.die()
+    desk.operations.queue_states = (QueueStatus(name="default", due=0, dead=12_345),)
+    rows = [" ".join(one.text.split()) for one in desk.look("/").all("tr")]
+    assert "deliver ConnectionError: nobody answers 100 of deliver 1 s ago 1 min 40 s ago" in rows
+    desk.die(desk.message(actor="other"))
+    page = desk.look("/")
+    rows = [" ".join(one.text.split()) for one in page.all("tr")]
+    assert "deliver ConnectionError: nobody answers 99+ of deliver 2 s ago 1 min 40 s ago or earlier" in rows
+    text = " ".join(page.text.split())
+    assert "Seen in the newest 100 of 12,345 dead letters; of each there may be more." in text
+
+
+def test_kinds_of_deaths_that_are_not_shown_are_counted(desk: Desk) -> None:
+    for n in range(12):
+        desk.die(desk.message(actor=f"actor{n}"))
+    text = " ".join(desk.look("/").text.split())
+    assert "actor2 ConnectionError" in text
+    assert "actor1 ConnectionError" not in text
+    assert "2 more kinds are not shown." in text
+
+
 def test_the_charts_have_their_figures_in_a_table(full: Desk) -> None:
     rows = [" ".join(one.text.split()) for one in full.look("/").all("tr")]
     assert sum(row.endswith("1,20072") for row in rows) == 2  # the hour's and the day's
