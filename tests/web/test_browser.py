@@ -107,6 +107,23 @@ def test_no_page_is_wider_than_the_window_or_does_what_a_text_says(
         assert page.title().endswith("retryq"), path
 
 
+#: What can be reached only by scrolling sideways, in what scrolls by itself.
+OUT_OF_SIGHT = """[...document.querySelectorAll("main *")]
+    .filter((one) => one.scrollWidth > one.clientWidth && ["auto", "scroll"].includes(getComputedStyle(one).overflowX))
+    .map((one) => one.getAttribute("aria-label") || one.className)"""
+
+
+@pytest.mark.parametrize("width", [380, 390])
+def test_on_a_narrow_screen_nothing_is_hidden_in_a_frame_of_its_own(
+    full: Desk, visit: Callable[..., Page], width: int
+) -> None:
+    page = visit("/", viewport={"width": width, "height": 800})
+    for path in PATHS:
+        page.goto(path)
+        page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+        assert page.evaluate(OUT_OF_SIGHT) == [], path
+
+
 def test_figures_are_renewed_while_one_looks(full: Desk, visit: Callable[..., Page]) -> None:
     page = visit("/")
     expect(page.locator("#tiles")).to_contain_text("4\n due", use_inner_text=True)
