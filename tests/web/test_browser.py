@@ -133,6 +133,14 @@ def test_figures_are_renewed_while_one_looks(full: Desk, visit: Callable[..., Pa
     expect(page.locator("#queues tbody tr")).to_have_count(1)
 
 
+def test_the_zone_of_the_visitor_is_named_with_what_is_told_in_it(full: Desk, visit: Callable[..., Page]) -> None:
+    page = visit("/", timezone_id="Asia/Kolkata")
+    expect(page.locator("#freshness")).to_have_text(re.compile(r"Renewed .*(GMT\+5:30|IST)"))
+    told = page.locator("#fails time").first.get_attribute("title")
+    assert told is not None
+    assert re.search(r"here: .*(GMT\+5:30|IST)", told)
+
+
 def test_what_is_open_stays_open_when_it_is_renewed(full: Desk, visit: Callable[..., Page]) -> None:
     page = visit("/")
     page.get_by_text("Last hour in figures").click()
