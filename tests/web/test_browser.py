@@ -124,6 +124,25 @@ def test_on_a_narrow_screen_nothing_is_hidden_in_a_frame_of_its_own(
         assert page.evaluate(OUT_OF_SIGHT) == [], path
 
 
+#: What is there to be touched and is lower than a finger: its text and its height.
+TOO_LOW = """[...document.querySelectorAll("button, td.pick label, summary, input:not([type=checkbox], [type=hidden])")]
+    .filter((one) => one.checkVisibility() && one.getBoundingClientRect().height < 40)
+    .map((one) => [one.innerText || one.name, one.getBoundingClientRect().height])"""
+
+
+def test_on_a_narrow_screen_what_is_touched_is_as_high_as_a_finger(full: Desk, visit: Callable[..., Page]) -> None:
+    page = visit("/", viewport={"width": 600, "height": 800})
+    for path in PATHS:
+        page.goto(path)
+        assert page.evaluate(TOO_LOW) == [], path
+    page.goto("/dead")
+    around = page.locator("td.pick label").first
+    around.click(position={"x": 2, "y": 38})
+    expect(page.locator("td.pick input:checked")).to_have_count(1)
+    page.set_viewport_size({"width": 1280, "height": 800})
+    assert page.evaluate(TOO_LOW) != []
+
+
 def test_figures_are_renewed_while_one_looks(full: Desk, visit: Callable[..., Page]) -> None:
     page = visit("/")
     expect(page.locator("#tiles")).to_contain_text("4\n due", use_inner_text=True)
