@@ -28,6 +28,8 @@ __all__ = ["ForeignView", "view_of"]
 _CLIENTS = ("redis", "pika")
 #: How many ids or messages are fetched from Redis at a time.
 _PAGE = 200
+#: How often Redis is asked for the oldest message before it is said that nobody knows.
+_LOOKS = 5
 #: So many delayed messages are put in order and not more: Redis keeps them in none.
 _SORTABLE = 50_000
 
@@ -168,6 +170,14 @@ class RedisView(ForeignView):
             return [self._queue(name, dead.get(name, 0)) for name in self._queue_names()]
 
     def _queue(self, name: str, dead: int) -> QueueStatus:
+        found = self._looked_at(name, dead)
+        for _ in range(_LOOKS - 1):
+            if not found.due or found.oldest_due_at is not None:
+                break
+            found = self._looked_at(name, dead)  # the oldest was run and done in between
+        return found
+
+    def _looked_at(self, name: str, dead: int) -> QueueStatus:
         with self.broker.client.pipeline(transaction=True) as pipe:
             pipe.llen(self._key(name))
             pipe.hlen(self._key(f"{name}.msgs"))

@@ -124,9 +124,10 @@ class HealthReport:
 
 def oldest_due_age(queue: QueueStatus, now: int) -> int | None:
     """For how long (ms) the oldest message of a queue has been due; 0 if none is; ``None`` if nobody can tell."""
-    if queue.due is None and queue.oldest_due_at is None:
-        return None
-    return max(0, now - queue.oldest_due_at) if queue.oldest_due_at is not None else 0
+    if queue.oldest_due_at is not None:
+        return max(0, now - queue.oldest_due_at)
+    # RabbitMQ counts what is due and does not show it: that is no age of 0.
+    return 0 if queue.due == 0 else None
 
 
 def judge(status: Status | None, limits: HealthLimits) -> HealthReport:

@@ -148,9 +148,9 @@ def ago(instant: int, *, now: int) -> str:
     return f"in {spoken(instant - now)}" if instant > now else f"{spoken(now - instant)} ago"
 
 
-def iso(instant: int) -> str:
-    """An instant in the machine's own time zone, to the second: ``2026-01-31 09:00:00+01:00``."""
+def iso(instant: int, timespec: Literal["seconds", "milliseconds"] = "seconds") -> str:
+    """An instant in the machine's own time zone, to the second if not told: ``2026-01-31 09:00:00+01:00``."""
     try:
-        return datetime.fromtimestamp(instant / 1000).astimezone().isoformat(" ", "seconds")
+        return datetime.fromtimestamp(instant / 1000).astimezone().isoformat(" ", timespec)
     except (ValueError, OverflowError, OSError):
         return str(instant)  # anybody's number: what the history of a message says

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -43,6 +43,7 @@ __all__ = [
     "names",
     "opened",
     "show_format_option",
+    "warn_of_strangers",
     "yes_option",
 ]
 
@@ -183,6 +184,19 @@ def opened(name: str, path: str = ".", *, create: bool = False, to_act: bool = F
         # One that belongs to a module may be in use there: a test's, say.
         if "://" in name or name.partition(":")[0] not in sys.modules:
             broker.close()
+
+
+def warn_of_strangers(at: Opened, queues: Iterable[str], actors: Iterable[str]) -> None:
+    """Say on stderr which names nobody knows here: one with a slip in it pauses nothing, and nothing matches it."""
+    known = at.broker.get_declared_queues()
+    with suppress(NotSupported):
+        known = known | {queue.name for queue in at.operations.status().queues}
+    for queue in queues:
+        if queue not in known:
+            note(f"Queue {queue} has no message here, and is not declared: is that its name?")
+    for actor in actors:
+        if at.broker.actors and actor not in at.broker.actors:  # a file or a URL knows none
+            note(f"Actor {actor} is not declared on this broker: is that its name?")
 
 
 # -- Arguments and options ---------------------------------------------------------------------------------------------

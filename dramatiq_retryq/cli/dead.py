@@ -24,6 +24,7 @@ from .app import (
     limit_option,
     opened,
     show_format_option,
+    warn_of_strangers,
     yes_option,
 )
 from .bulk import for_each
@@ -118,7 +119,9 @@ def list_(broker: str, path: str, limit: int | None, format: Format, **chosen: A
     """
     with opened(broker, path) as at:
         most = 101 if limit is None and format == "table" else limit
-        listing(find(at, chosen, most), columns(at.now()), format, limit=limit, empty="No dead letter matches.")
+        found = find(at, chosen, most)
+        if not listing(found, columns(at.now()), format, limit=limit, empty="No dead letter matches."):
+            warn_of_strangers(at, filter(None, [chosen["queue"]]), filter(None, [chosen["actor"]]))
 
 
 @dead.command(short_help="One letter: its attempts as a table, and the traceback.")

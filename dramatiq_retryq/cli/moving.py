@@ -67,6 +67,7 @@ def move(
                 count = moving.give_back(here.broker, there.broker, queues=chosen)
                 click.echo(f"{count:,} messages put back.")
                 return
+            moving.check(here.broker, there.broker, queues=chosen, batch=batch)
             if not yes:
                 confirm(f"Move what waits at {_shown(source)} to {_shown(target)}?")
             options = {"queues": chosen, "batch": batch, "dead_letters": dead_letters}

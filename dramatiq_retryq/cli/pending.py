@@ -23,6 +23,7 @@ from .app import (
     limit_option,
     opened,
     show_format_option,
+    warn_of_strangers,
     yes_option,
 )
 from .bulk import for_each
@@ -128,7 +129,8 @@ def list_(
     with opened(broker, path) as at:
         most = 101 if limit is None and format == "table" else limit
         found = find(at, chosen, most, state)
-        listing(found, columns(at.now()), format, limit=limit, empty="No message that waits matches.")
+        if not listing(found, columns(at.now()), format, limit=limit, empty="No message that waits matches."):
+            warn_of_strangers(at, filter(None, [chosen["queue"]]), filter(None, [chosen["actor"]]))
 
 
 @pending.command(short_help="One message: when it is due, and its attempts as a table.")

@@ -6,8 +6,6 @@ from typing import Any
 
 import click
 
-from dramatiq_retryq.errors import ConfigError
-
 from .app import DURATION, ExitCode, broker_argument, fail, opened
 from .output import write_json
 
@@ -110,10 +108,12 @@ def health(broker: str, path: str, address: str, once: bool, **limits: Any) -> N
 
 
 def _serving(serve: Any) -> None:
+    from dramatiq_retryq.endpoint import PortTaken  # with it comes http.server, which takes as long as all the rest
+
     try:
         serve()
-    except ConfigError as error:
-        fail(str(error), ExitCode.UNAVAILABLE)  # the port is taken, or there is no such address
+    except PortTaken as error:
+        fail(str(error), ExitCode.UNAVAILABLE)  # or this machine has no such address
     except KeyboardInterrupt:
         pass  # that is how one ends it
 

@@ -9,7 +9,7 @@ import click
 from dramatiq_retryq.broker import MemoryBroker
 from dramatiq_retryq.errors import ConfigError, NotSupported
 
-from .app import ExitCode, Opened, broker_argument, fail, names, opened
+from .app import ExitCode, broker_argument, fail, names, opened, warn_of_strangers
 from .output import note, one_line
 
 __all__ = ["backup", "check", "pause", "resume"]
@@ -41,19 +41,8 @@ def pause(broker: str, path: str, queues: tuple[str, ...], actors: tuple[str, ..
             at.operations.pause(queue=queue)
         for actor in actors:
             at.operations.pause(actor=actor)
-        _warn_of_strangers(at, queues, actors)
+        warn_of_strangers(at, queues, actors)
         click.echo(f"Paused: {_targets(queues, actors)}.")
-
-
-def _warn_of_strangers(at: Opened, queues: tuple[str, ...], actors: tuple[str, ...]) -> None:
-    """A name with a slip in it would pause nothing."""
-    known = {queue.name for queue in at.operations.status().queues} | at.broker.get_declared_queues()
-    for queue in queues:
-        if queue not in known:
-            note(f"Queue {queue} has no message here, and is not declared: is that its name?")
-    for actor in actors:
-        if at.broker.actors and actor not in at.broker.actors:
-            note(f"Actor {actor} is not declared on this broker: is that its name?")
 
 
 @click.command()

@@ -40,7 +40,7 @@ from .rabbitmq_end import RabbitmqEnd
 from .redis_end import RedisEnd
 from .store_end import StoreEnd
 
-__all__ = ["Moved", "give_back", "move"]
+__all__ = ["Moved", "check", "give_back", "move"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,14 +101,20 @@ def move(
         MoveInterrupted: it broke off on its way; the cause is chained. Call it again.
         QueueFull: the target, a ``MemoryBroker``, is full; what has no room there stays at the source.
     """
-    wanted = _checked(source, target, queues, batch)
-    here, there = _end_of(source, wanted), _end_of(target, wanted)
-    if here.name == there.name:
-        raise ConfigError(f"move: source and target are the same place, {here.name}: give two")
+    wanted, here, there = _ends(source, target, queues, batch)
     with ExitStack() as holding:
         holding.enter_context(here.held())
         holding.enter_context(there.held())
         return _Move(here, there, batch, progress, dead_letters).run(wanted)
+
+
+def check(source: Broker, target: Broker, *, queues: Iterable[str] | None = None, batch: int = 500) -> None:
+    """See whether :func:`move` could be asked for this, before somebody is asked whether they want it.
+
+    Raises:
+        ConfigError: these two brokers, or an option, make no sense.
+    """
+    _ends(source, target, queues, batch)
 
 
 def give_back(source: Broker, target: Broker | None = None, *, queues: Iterable[str] | None = None) -> int:
@@ -276,6 +282,16 @@ def _check_way(journey: Journey, target: Target) -> None:
             f"a move to {journey.target} was interrupted, and {target.name} knows nothing of it: move there again to "
             "end it, or call dramatiq_retryq.moving.give_back(source) to put back what was on its way"
         )
+
+
+def _ends(
+    source: Broker, target: Broker, queues: Iterable[str] | None, batch: int
+) -> tuple[list[str] | None, Any, Any]:
+    wanted = _checked(source, target, queues, batch)
+    here, there = _end_of(source, wanted), _end_of(target, wanted)
+    if here.name == there.name:
+        raise ConfigError(f"move: source and target are the same place, {here.name}: give two")
+    return wanted, here, there
 
 
 def _checked(source: Broker, target: Broker, queues: Iterable[str] | None, batch: int) -> list[str] | None:

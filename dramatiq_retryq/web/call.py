@@ -11,7 +11,7 @@ from werkzeug.wrappers import Request, Response
 from dramatiq_retryq.clock import clock_of
 
 from . import security
-from .text import as_query, encoded, plural
+from .text import as_query, encoded, plural, zone
 
 if TYPE_CHECKING:
     from .app import RetryQueueWeb
@@ -99,7 +99,7 @@ class Call:
 
     def render(self, template: str, *, code: int = 200, **values: Any) -> Response:
         done = said(self.request.cookies.get(DONE, "")) if code == 200 else None
-        values = {"call": self, "url": self.url, "refresh": False, "done": done, **values}
+        values = {"call": self, "url": self.url, "refresh": False, "done": done, "zone": zone(self.now), **values}
         page = self.app.templates.get_template(template).render(values)
         response = Response(encoded(page), status=code, mimetype="text/html")
         path = self.app.root(self.request) or "/"

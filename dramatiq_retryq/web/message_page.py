@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 from werkzeug.wrappers import Response
@@ -14,7 +14,7 @@ from dramatiq_retryq.status import Paused, Pending
 
 from . import charts
 from .call import Call, Problem
-from .text import arguments, cut, instant, plural
+from .text import arguments, cut, instant, plural, precise
 
 __all__ = ["letter", "letter_arguments", "letter_traceback", "message", "message_arguments"]
 
@@ -69,6 +69,7 @@ def _show(call: Call, found: Pending | DeadLetter) -> Response:
         arguments_left=max(0, len(shown_arguments or "") - _SHOWN_ARGUMENTS),
         is_undecodable=found.message is None,
         strip=_strip(found, call.now),
+        stamp=_stamp(found),
         gaps=_gaps(found.attempts),
     )
 
@@ -79,10 +80,18 @@ def _kept_traceback(found: Pending) -> str | None:
     return kept if isinstance(kept, str) else None
 
 
+def _stamp(found: Pending | DeadLetter) -> Callable[[object], str]:
+    """How instants are written: to the millisecond where they would be alike without."""
+    last = found.died_at if isinstance(found, DeadLetter) else found.due_at
+    at = [one.started_at for one in found.attempts] + ([] if last is None else [last])
+    return precise if any(abs(after - before) < 1_000 for before, after in itertools.pairwise(at)) else instant
+
+
 def _strip(found: Pending | DeadLetter, now: int) -> Markup | None:
     if not found.attempts:
         return None
-    attempts = [(one.started_at, one.duration, f"attempt {one.n}: {one.error}, {instant(one.started_at)}")
+    stamp = _stamp(found)
+    attempts = [(one.started_at, one.duration, f"attempt {one.n}: {one.error}, {stamp(one.started_at)}")
                 for one in found.attempts]  # fmt: skip
     if isinstance(found, DeadLetter):
         end, last = found.died_at, "dead"

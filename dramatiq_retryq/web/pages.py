@@ -28,7 +28,7 @@ _REFRESH = 5
 
 def overview(call: Call) -> Response:
     status = call.operations.status()
-    letters, no_letters = if_told(lambda: call.operations.dead_letters.list(limit=summary.RECENT))
+    letters, no_letters = if_told(lambda: call.operations.dead_letters.list(limit=summary.RECENT + 1))
     # Asked again only for the sentence that says why not.
     workers, no_workers = (status.workers, None) if status.workers is not None else if_told(call.operations.workers)
     drawn, no_charts = if_told(lambda: call.app.charts.get(status.now))
@@ -37,7 +37,8 @@ def overview(call: Call) -> Response:
         status=status,
         totals=summary.totals(status.queues),
         verdict=summary.verdicts(status, workers),
-        groups=summary.groups(letters or ()),
+        groups=summary.groups((letters or ())[: summary.RECENT]),
+        is_partial=len(letters or ()) > summary.RECENT,
         recent=summary.RECENT,
         no_letters=no_letters,
         workers=workers,

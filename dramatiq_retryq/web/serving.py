@@ -9,6 +9,7 @@ from typing import Any
 
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
+from dramatiq_retryq.endpoint import PortTaken
 from dramatiq_retryq.errors import ConfigError
 
 from .app import RetryQueueWeb
@@ -50,7 +51,7 @@ class Server:
         try:
             found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         except (OSError, UnicodeError) as error:
-            raise ConfigError(f"web page: host is {host!r}: this is no name or address of this machine") from error
+            raise PortTaken(f"web page: host is {host!r}: this is no name or address of this machine") from error
         family, _, _, _, address = found[0]
         if not is_loopback(str(address[0])) and not app.has_login and not app.allow_anyone:
             raise ConfigError(
@@ -130,7 +131,7 @@ def _bound(family: int, address: Any, host: str, port: int) -> socket.socket:
         bound.listen(128)
     except OSError as error:
         bound.close()
-        raise ConfigError(
+        raise PortTaken(
             f"web page: port {port} of {host!r} cannot be taken ({error.strerror}): give another port, or 0 for any "
             "that is free"
         ) from error

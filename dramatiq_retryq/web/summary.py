@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 from dramatiq_retryq.errors import NotSupported
+from dramatiq_retryq.limits import oldest_due_age
 from dramatiq_retryq.operations import Operations
 from dramatiq_retryq.records import DeadLetter
 from dramatiq_retryq.status import Minute, QueueStatus, Status, WorkerStatus
@@ -154,6 +155,8 @@ def verdicts(status: Status, workers: Sequence[WorkerStatus] | None) -> list[Ver
                 level="warn", text=f"Work is behind: the oldest due message has waited {duration(status.now - oldest)}."
             )
         )
+    elif None in [oldest_due_age(one, status.now) for one in running]:
+        found.append(Verdict(level="unknown", text=_untold(due)))
     hour = status.last_hour
     if hour is not None and hour.died:
         minute = status.last_minute.died if status.last_minute is not None else 0
@@ -170,7 +173,14 @@ def verdicts(status: Status, workers: Sequence[WorkerStatus] | None) -> list[Ver
     elif not found:
         earlier = f" {plural(dead, 'dead letter')} from earlier." if dead else ""
         found.append(Verdict(level="ok", text=f"Nothing is stuck.{earlier}"))
-    return sorted(found, key=lambda one: ("bad", "warn", "ok").index(one.level))
+    return sorted(found, key=lambda one: ("bad", "warn", "unknown", "ok").index(one.level))
+
+
+def _untold(due: int) -> str:
+    if not due:
+        return "This broker cannot tell whether anything is due."
+    are, they = ("is", "it") if due == 1 else ("are", "they")
+    return f"{plural(due, 'message')} {are} due, and this broker cannot tell for how long: {they} may be stuck."
 
 
 def groups(letters: Sequence[DeadLetter]) -> list[Group]:
@@ -184,4 +194,4 @@ def groups(letters: Sequence[DeadLetter]) -> list[Group]:
         else:
             group.count += 1
             group.oldest_at = min(group.oldest_at, one.died_at)
-    return list(found.values())[:10]
+    return list(found.values())

@@ -27,6 +27,8 @@ __all__ = [
     "machine",
     "number",
     "plural",
+    "precise",
+    "zone",
 ]
 
 #: What stands where a broker cannot tell.
@@ -58,6 +60,19 @@ def ago(at: object, now: int) -> str:
 def instant(at: object) -> str:
     """``2026-11-22 03:04:05+01:00``; a dash for what is not known, or is no instant."""
     return time_words.iso(at) if isinstance(at, int) else UNKNOWN
+
+
+def precise(at: object) -> str:
+    """The same to the millisecond."""
+    return time_words.iso(at, "milliseconds") if isinstance(at, int) else UNKNOWN
+
+
+def zone(now: int) -> str:
+    """The zone that times are in: ``UTC``, ``CET (UTC+01:00)``."""
+    at = datetime.fromtimestamp(now / 1000).astimezone()
+    offset = at.isoformat()[-6:]
+    shown, name = "UTC" if offset == "+00:00" else f"UTC{offset}", at.tzname() or ""
+    return f"{name} ({shown})" if name.isalpha() and name != shown else shown
 
 
 def machine(at: object) -> str:

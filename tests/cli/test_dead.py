@@ -97,7 +97,7 @@ def test_filters_leave_those_that_match_all_of_them(
 
 @pytest.mark.parametrize("format", ["table", "json", "jsonl", "csv"])
 def test_filters_that_match_nothing_are_no_error_and_said_beside_the_output(run: Any, shop: Any, format: str) -> None:
-    ended = run("dead", "list", "shop:broker", "--actor", "nobody", "--format", format)
+    ended = run("dead", "list", "shop:broker", "--error", "Nothing", "--format", format)
     assert (ended.code, ended.err) == (0, "No dead letter matches.\n")
     empty = {"table": "", "json": "[]\n", "jsonl": ""}
     assert ended.out == empty.get(format, ended.out)
@@ -561,3 +561,22 @@ def test_the_global_broker_is_meant_by_the_module_alone(run: Any, shop: ModuleTy
     assert dramatiq.get_broker() is shop.broker
     bury(1)
     assert len(ids(run("dead", "list", "shop", "--format", "json"))) == 1
+
+
+@pytest.mark.parametrize("format", ["table", "json"])
+def test_a_filter_by_a_name_that_nobody_knows_is_hinted_at(run: Any, shop: ModuleType, format: str) -> None:
+    for option, known, hint in (
+        ("--queue", "orders", "Queue nosuch has no message here, and is not declared: is that its name?"),
+        ("--actor", "deliver", "Actor nosuch is not declared on this broker: is that its name?"),
+    ):
+        ended = run("dead", "list", "shop:broker", option, "nosuch", "--format", format)
+        assert (ended.code, ended.out) == (0, "" if format == "table" else "[]\n")
+        assert hint in ended.err
+        assert "is that its name" not in run("dead", "list", "shop:broker", option, known).err
+
+
+def test_a_file_knows_no_actors_and_hints_at_none(run: Any, file_shop: ModuleType, tmp_path: Path) -> None:
+    ended = run("dead", "list", tmp_path / "jobs.db", "--actor", "nosuch", "--queue", "nosuch")
+    assert ended.code == 0
+    assert "Actor" not in ended.err
+    assert "Queue nosuch has no message here" in ended.err

@@ -49,6 +49,17 @@ def test_nothing_is_moved_before_somebody_says_yes(run: Any, files: tuple[Path, 
     assert len(waiting(files[0])) == 10
 
 
+def test_source_and_target_that_are_the_same_are_refused_before_anything_is_asked(
+    run: Any, files: tuple[Path, Path], file_shop: ModuleType
+) -> None:
+    for source, target in ((files[0], files[0]), (files[0], files[0].parent / "." / "jobs.db"), ("shop:broker",) * 2):
+        ended = run("move", source, target, typed="")
+        assert ended.code == 2
+        assert "the same" in ended.err
+        assert "Move what waits" not in ended.err
+    assert len(waiting(files[0])) == 10
+
+
 def test_a_dry_run_shows_what_waits_and_needs_no_target(run: Any, files: tuple[Path, Path]) -> None:
     ended = run("move", files[0], "nowhere.db", "--dry-run", "--format", "json")
     assert ended.code == 0

@@ -81,7 +81,7 @@ def test_filters_leave_those_that_match_all_of_them(
 
 
 def test_filters_that_match_nothing_are_no_error(run: Any, shop: ModuleType) -> None:
-    ended = run("pending", "list", "shop:broker", "--actor", "nobody")
+    ended = run("pending", "list", "shop:broker", "--error", "Nothing")
     assert (ended.code, ended.out, ended.err) == (0, "", "No message that waits matches.\n")
 
 
@@ -266,3 +266,22 @@ def test_a_file_needs_no_application(run: Any, file_shop: ModuleType, tmp_path: 
     assert run("pending", "run-now", path, "--yes").code == 0
     (left,) = json.loads(run("pending", "list", path, "--format", "json").out)
     assert left["actor_name"] == "remind"
+
+
+@pytest.mark.parametrize("format", ["table", "json"])
+def test_a_filter_by_a_name_that_nobody_knows_is_hinted_at(run: Any, shop: ModuleType, format: str) -> None:
+    for option, known, hint in (
+        ("--queue", "orders", "Queue nosuch has no message here, and is not declared: is that its name?"),
+        ("--actor", "deliver", "Actor nosuch is not declared on this broker: is that its name?"),
+    ):
+        ended = run("pending", "list", "shop:broker", option, "nosuch", "--format", format)
+        assert (ended.code, ended.out) == (0, "" if format == "table" else "[]\n")
+        assert hint in ended.err
+        assert "is that its name" not in run("pending", "list", "shop:broker", option, known).err
+
+
+def test_a_file_knows_no_actors_and_hints_at_none(run: Any, file_shop: ModuleType, tmp_path: Path) -> None:
+    ended = run("pending", "list", tmp_path / "jobs.db", "--actor", "nosuch", "--queue", "nosuch")
+    assert ended.code == 0
+    assert "Actor" not in ended.err
+    assert "Queue nosuch has no message here" in ended.err

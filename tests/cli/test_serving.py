@@ -85,7 +85,7 @@ def test_a_port_that_is_taken_ends_with_3_and_a_sentence(run: Any, shop: ModuleT
 
 def test_the_page_does_not_listen_beyond_loopback_unless_told_twice(run: Any, shop: ModuleType) -> None:
     ended = run("web", "shop:broker", "--host", "0.0.0.0", "--port", "0")
-    assert (ended.code, ended.out) == (3, "")
+    assert (ended.code, ended.out) == (2, "")
     assert "--allow-anyone" in ended.err
 
 
@@ -178,3 +178,31 @@ def test_limits_and_addresses_that_make_no_sense_are_errors(run: Any, shop: Modu
     assert ended.code in (2, 3)
     assert ended.out == ""
     assert options[1] in ended.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["web", "shop:broker", "--host", "0.0.0.0", "--port", "0"], "--allow-anyone"),
+        (["web", "shop:broker", "--base-url", "retryq"], "base_url"),
+        (["health", "shop:broker", "--address", "foo"], "'foo'"),
+    ],
+)
+def test_what_makes_no_sense_to_serve_is_a_usage_error(
+    run: Any, shop: ModuleType, arguments: list[str], said: str
+) -> None:
+    ended = run(*arguments)
+    assert (ended.code, ended.out) == (2, "")
+    assert said in ended.err
+
+
+@pytest.mark.parametrize("command", ["web", "health"])
+def test_a_port_that_is_taken_is_something_that_is_not_there(run: Any, shop: ModuleType, command: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        where = ["--port", port] if command == "web" else ["--address", f"127.0.0.1:{port}"]
+        ended = run(command, "shop:broker", *where)
+    assert (ended.code, ended.out) == (3, "")
+    assert str(port) in ended.err

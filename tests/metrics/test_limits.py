@@ -33,6 +33,11 @@ def problems(status: Status, **limits: Any) -> tuple[str, ...]:
     return judge(status, HealthLimits(**limits)).problems
 
 
+def blind(name: str = "default", due: int | None = 0, **fields: Any) -> QueueStatus:
+    """What RabbitMQ tells of a queue: how many are due, and not since when."""
+    return QueueStatus(name=name, due=due, later=0, dead=0, **fields)
+
+
 def test_without_limits_all_is_well() -> None:
     report = judge(status(queue(due=10_000, dead=10_000, oldest_due_at=0), workers=0, failed=9), HealthLimits())
     assert report.is_ok
@@ -61,6 +66,26 @@ def test_a_paused_queue_may_grow_old() -> None:
 def test_the_oldest_of_all_queues_is_told() -> None:
     found = status(queue("a", due=1, oldest_due_at=NOW - 5), queue("b", due=1, oldest_due_at=NOW - 7), queue("c"))
     assert judge(found, HealthLimits()).oldest_due_age == 7
+
+
+def test_where_nothing_is_due_nothing_has_been_due_for_long() -> None:
+    report = judge(status(blind()), HealthLimits(max_oldest_due_age=1_000))
+    assert report.is_ok
+    assert report.oldest_due_age == 0
+
+
+def test_what_is_due_since_nobody_knows_when_has_no_age_and_is_not_called_well() -> None:
+    found = status(blind("mail", due=3), queue("a", due=1, oldest_due_at=NOW - 5))
+    (problem,) = problems(found, max_oldest_due_age=1_000)
+    assert "cannot tell how long messages of queue 'mail' have been due" in problem
+    told = judge(found, HealthLimits()).asdict()
+    assert told["status"] == "ok"
+    assert told["oldest_due_age"] is None
+    assert {name: of["oldest_due_age"] for name, of in told["queues"].items()} == {"mail": None, "a": 5}
+
+
+def test_a_paused_queue_of_which_no_age_is_known_may_hold_what_it_likes() -> None:
+    assert problems(status(blind(due=3, paused=True)), max_oldest_due_age=0) == ()
 
 
 @pytest.mark.parametrize(("failed", "is_ok"), [(5, True), (6, False)])
@@ -97,11 +122,11 @@ def test_messages_are_counted_over_all_queues() -> None:
 
 
 def test_a_limit_on_what_the_broker_cannot_tell_is_a_problem() -> None:
-    blind = Status(now=NOW, queues=(QueueStatus(name="default", due=3),))
+    found = Status(now=NOW, queues=(QueueStatus(name="default", due=3),))
     everything = {"max_oldest_due_age": 1, "max_failure_rate": 1.0, "min_workers": 1, "max_due": 3, "max_dead": 1}
-    found = problems(blind, **everything)
-    assert [problem.split()[0] for problem in found] == ["max_failure_rate", "min_workers", "max_dead"]
-    assert all("cannot tell" in problem for problem in found)
+    said = problems(found, **everything)
+    assert [problem.split()[0] for problem in said] == [name for name in everything if name != "max_due"]
+    assert all("cannot tell" in problem for problem in said)
 
 
 def test_what_nobody_can_tell_is_null() -> None:
@@ -156,3 +181,12 @@ def test_a_limit_that_makes_no_sense_is_refused(options: dict[str, Any], text: s
     with pytest.raises(ConfigError) as raised:
         HealthLimits(**options)
     assert text in str(raised.value)
+
+
+def test_an_age_that_nobody_knows_is_no_sample_of_the_gauge() -> None:
+    pytest.importorskip("prometheus_client")
+    from dramatiq_retryq.metrics import _gauges
+
+    found = status(blind("mail", due=3), blind("idle"), queue("a", due=1, oldest_due_at=NOW - 5_000))
+    (ages,) = (one for one in _gauges(found, None) if one.name == "retryq_oldest_due_age_seconds")
+    assert {sample.labels["queue_name"]: sample.value for sample in ages.samples} == {"idle": 0, "a": 5}

@@ -92,6 +92,25 @@ def listed(operations: Operations, **filters: Any) -> list[str | None]:
     return [pending.message_id for pending in operations.pending(**filters)]
 
 
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
+def test_a_message_that_is_done_while_it_is_looked_at_does_not_make_the_oldest_unknown(
+    broker: Any, operations: Operations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(broker)
+    second = send(broker)
+    look = broker.client.hget
+    key = f"{broker.namespace}:default"
+
+    def done_meanwhile(name: str, field: bytes) -> Any:
+        if broker.client.llen(key) == 2:
+            broker.client.hdel(f"{key}.msgs", broker.client.lpop(key))
+        return look(name, field)
+
+    monkeypatch.setattr(broker.client, "hget", done_meanwhile)
+    found = queue(operations)
+    assert (found.due, found.oldest_due_at) == (1, second.message_timestamp)
+
+
 def test_the_status_has_the_lengths_of_the_queues(broker: Broker, operations: Operations) -> None:
     send(broker)
     send(broker)

@@ -107,6 +107,42 @@ def test_no_page_is_wider_than_the_window_or_does_what_a_text_says(
         assert page.title().endswith("retryq"), path
 
 
+#: What can be reached only by scrolling sideways, in what scrolls by itself.
+OUT_OF_SIGHT = """[...document.querySelectorAll("main *")]
+    .filter((one) => one.scrollWidth > one.clientWidth && ["auto", "scroll"].includes(getComputedStyle(one).overflowX))
+    .map((one) => one.getAttribute("aria-label") || one.className)"""
+
+
+@pytest.mark.parametrize("width", [380, 390])
+def test_on_a_narrow_screen_nothing_is_hidden_in_a_frame_of_its_own(
+    full: Desk, visit: Callable[..., Page], width: int
+) -> None:
+    page = visit("/", viewport={"width": width, "height": 800})
+    for path in PATHS:
+        page.goto(path)
+        page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+        assert page.evaluate(OUT_OF_SIGHT) == [], path
+
+
+#: What is there to be touched and is lower than a finger: its text and its height.
+TOO_LOW = """[...document.querySelectorAll("button, td.pick label, summary, input:not([type=checkbox], [type=hidden])")]
+    .filter((one) => one.checkVisibility() && one.getBoundingClientRect().height < 40)
+    .map((one) => [one.innerText || one.name, one.getBoundingClientRect().height])"""
+
+
+def test_on_a_narrow_screen_what_is_touched_is_as_high_as_a_finger(full: Desk, visit: Callable[..., Page]) -> None:
+    page = visit("/", viewport={"width": 600, "height": 800})
+    for path in PATHS:
+        page.goto(path)
+        assert page.evaluate(TOO_LOW) == [], path
+    page.goto("/dead")
+    around = page.locator("td.pick label").first
+    around.click(position={"x": 2, "y": 38})
+    expect(page.locator("td.pick input:checked")).to_have_count(1)
+    page.set_viewport_size({"width": 1280, "height": 800})
+    assert page.evaluate(TOO_LOW) != []
+
+
 def test_figures_are_renewed_while_one_looks(full: Desk, visit: Callable[..., Page]) -> None:
     page = visit("/")
     expect(page.locator("#tiles")).to_contain_text("4\n due", use_inner_text=True)
@@ -114,6 +150,14 @@ def test_figures_are_renewed_while_one_looks(full: Desk, visit: Callable[..., Pa
     page.clock.run_for(6_000)
     expect(page.locator("#tiles")).to_contain_text("1,000")
     expect(page.locator("#queues tbody tr")).to_have_count(1)
+
+
+def test_the_zone_of_the_visitor_is_named_with_what_is_told_in_it(full: Desk, visit: Callable[..., Page]) -> None:
+    page = visit("/", timezone_id="Asia/Kolkata")
+    expect(page.locator("#freshness")).to_have_text(re.compile(r"Renewed .*(GMT\+5:30|IST)"))
+    told = page.locator("#fails time").first.get_attribute("title")
+    assert told is not None
+    assert re.search(r"here: .*(GMT\+5:30|IST)", told)
 
 
 def test_what_is_open_stays_open_when_it_is_renewed(full: Desk, visit: Callable[..., Page]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -115,11 +116,52 @@ def test_where_all_is_well_that_is_said(desk: Desk) -> None:
     assert "Nothing is stuck." in desk.look("/").text
 
 
+def verdicts(desk: Desk) -> list[str]:
+    return [one.text for one in desk.look("/").all("p") if "verdict" in one.attributes.get("class", "")]
+
+
+def test_where_nobody_knows_since_when_messages_are_due_nothing_is_called_well(desk: Desk) -> None:
+    desk.operations.workers_alive = None
+    desk.operations.refuses["workers"] = NotSupported("RabbitmqBroker does not tell")
+    desk.operations.queue_states = (QueueStatus(name="mail", due=3, later=0, dead=0), QueueStatus(name="a", due=0))
+    unknown = "3 messages are due, and this broker cannot tell for how long: they may be stuck."
+    assert verdicts(desk) == [unknown]
+    desk.operations.queue_states = (QueueStatus(name="mail", due=0, later=0, dead=0),)
+    assert verdicts(desk) == ["Nothing is stuck."]
+    desk.operations.queue_states = (QueueStatus(name="mail"),)
+    assert verdicts(desk) == ["This broker cannot tell whether anything is due."]
+    desk.operations.queue_states = (QueueStatus(name="mail", due=3, paused=True),)
+    assert verdicts(desk) == ["Nothing is stuck."]
+
+
 def test_deaths_are_told_by_actor_and_error_with_their_number_and_since_when(full: Desk) -> None:
     full.die(full.message(actor="other"), error=None)
     rows = [" ".join(one.text.split()) for one in full.look("/").all("tr")]
     assert "deliver ConnectionError: nobody answers 3 of deliver 2 s ago 4 s ago" in rows
     assert "other none 1 of other 1 s ago 1 s ago" in rows
+
+
+def test_where_there_are_more_letters_than_are_looked_at_no_figure_claims_to_be_all(desk: Desk) -> None:
+    for _ in range(100):
+        desk.die()
+    desk.operations.queue_states = (QueueStatus(name="default", due=0, dead=12_345),)
+    rows = [" ".join(one.text.split()) for one in desk.look("/").all("tr")]
+    assert "deliver ConnectionError: nobody answers 100 of deliver 1 s ago 1 min 40 s ago" in rows
+    desk.die(desk.message(actor="other"))
+    page = desk.look("/")
+    rows = [" ".join(one.text.split()) for one in page.all("tr")]
+    assert "deliver ConnectionError: nobody answers 99+ of deliver 2 s ago 1 min 40 s ago or earlier" in rows
+    text = " ".join(page.text.split())
+    assert "Seen in the newest 100 of 12,345 dead letters; of each there may be more." in text
+
+
+def test_kinds_of_deaths_that_are_not_shown_are_counted(desk: Desk) -> None:
+    for n in range(12):
+        desk.die(desk.message(actor=f"actor{n}"))
+    text = " ".join(desk.look("/").text.split())
+    assert "actor2 ConnectionError" in text
+    assert "actor1 ConnectionError" not in text
+    assert "2 more kinds are not shown." in text
 
 
 def test_the_charts_have_their_figures_in_a_table(full: Desk) -> None:
@@ -211,16 +253,54 @@ def test_workers_are_shown_with_what_they_run(full: Desk) -> None:
 # A message.
 
 
-def test_a_letter_is_shown_with_its_error_attempts_traceback_and_arguments(full: Desk) -> None:
+@pytest.fixture
+def in_zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Puts this process into a zone, as in the environment variable TZ."""
+
+    def in_zone(name: str) -> None:
+        patched.setenv("TZ", name)
+        time.tzset()
+
+    with monkeypatch.context() as patched:
+        yield in_zone
+    time.tzset()
+
+
+def test_a_letter_is_shown_with_its_error_attempts_traceback_and_arguments(full: Desk, in_zone: Any) -> None:
+    in_zone("UTC0")
     text = " ".join(full.look("/letter?id=1").text.split())
     for words in (
         "Dead, exhausted: 3 s ago.",
         "ConnectionError at app.py:12 in deliver",
-        "Attempt 1 3 s ago, ran 1.5 s on host:17 ConnectionError: nobody answers at app.py:12 in deliver",
-        "then waited 1 min Attempt 2",
+        "Attempt 1 2026-01-01 00:00:00+00:00 (3 s ago), ran 1.5 s on host:17 ConnectionError: nobody answers",
+        "then waited 1 min Attempt 2 2026-01-01 00:00:05+00:00 (in 2 s)",
         "Traceback (most recent call last):",
     ):
         assert words in text
+
+
+def test_attempts_less_than_a_second_apart_are_told_to_the_millisecond(
+    desk: Desk, attempts: Callable[..., Attempt], in_zone: Any
+) -> None:
+    in_zone("UTC0")
+    now = desk.clock.now()
+    history = [attempts(1, now + 7, duration=0), attempts(2, now + 350, duration=42, delay=None)]
+    desk.die(desk.message(attempts=[one.asdict() for one in history]), died_at=now + 400)
+    text = " ".join(desk.look("/letter?id=1").text.split())
+    assert "Attempt 1 2026-01-01 00:00:00.007+00:00 (now), ran under 1 ms" in text
+    assert "Attempt 2 2026-01-01 00:00:00.350+00:00 (now), ran 42 ms" in text
+    assert "Died 2026-01-01 00:00:00.400+00:00 (now): exhausted" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("UTC0", "UTC"), ("NST3:30", "NST (UTC-03:30)"), ("<+0545>-5:45", "UTC+05:45")]
+)
+def test_the_zone_of_the_times_is_named_on_every_page_and_with_the_charts(
+    full: Desk, in_zone: Any, name: str, said: str
+) -> None:
+    in_zone(name)
+    assert full.look("/dead").all("footer")[0].text.split("\n")[2].endswith(f"Times are in {said}")
+    assert f"Times are in {said}." in full.look("/").all("div", id="charts")[0].text
 
 
 def test_a_message_that_waits_is_found_by_its_id(full: Desk) -> None:

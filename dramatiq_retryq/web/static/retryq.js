@@ -9,7 +9,7 @@
   function tellLocalTimes(root) {
     for (const time of root.querySelectorAll("time[datetime]")) {
       const at = new Date(time.dateTime);
-      if (!isNaN(at)) time.title += "\nhere: " + at.toLocaleString();
+      if (!isNaN(at)) time.title += "\nhere: " + at.toLocaleString(undefined, { timeZoneName: "short" });
     }
   }
 
@@ -73,7 +73,7 @@
     let timer = 0;
 
     function show() {
-      const at = last.toLocaleTimeString();
+      const at = last.toLocaleTimeString(undefined, { timeZoneName: "short" });
       text.textContent = misses ? "Not renewed since " + at : isOn ? "Renewed " + at : "As of " + at;
       button.textContent = isOn ? "Stop renewing" : "Renew by itself";
     }
